@@ -1,0 +1,205 @@
+"""A binary cache as a client sees it: files under one address, http(s):// or file://.
+
+Synchronous on purpose: pouring happens in worker processes. Nothing that a cache says is
+believed; every answer has a bound. "Not there" is a value (None), trouble is CacheUnreachable.
+"""
+
+import bz2
+import contextlib
+import gzip
+import http
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+from urllib.parse import unquote, urljoin, urlsplit
+
+import stamina
+import urllib3
+import zstandard
+
+from nodeagent.errors import NodeAgentError
+from nodeagent.names import Reason
+
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 30.0
+REDIRECTS: Final = 3
+ATTEMPTS: Final = 3
+WINDOW_BYTES: Final = 128 << 20  # what zstd itself accepts unasked
+_GONE: Final = frozenset({http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
+_READ_CHUNK: Final = 256 * 1024
+
+
+class Readable(Protocol):
+    """Anything with `read(n)`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give up to `size` bytes, none at the end."""
+
+
+class Undecodable(Exception):  # noqa: N818 a state of the data, as in UnicodeDecodeError's family
+    """The compressed stream is broken or of an unknown kind."""
+
+
+class _Transient(Exception):  # noqa: N818 internal: makes stamina try again
+    pass
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One binary cache by name and address."""
+
+    name: str
+    url: str
+    http: urllib3.PoolManager = field(default_factory=lambda: _pool(), compare=False, repr=False)
+
+    def fetch(self, file: str, limit: int) -> bytes | None:
+        """Get a small file whole; None if the cache has none.
+
+        Raises CacheUnreachable, also for more than `limit` bytes.
+        """
+        with self.open(file) as source:
+            if source is None:
+                return None
+            data = io.BytesIO()
+            while chunk := source.read(_READ_CHUNK):
+                data.write(chunk)
+                if data.tell() > limit:
+                    raise self._unreachable(file, f"more than {limit:,} bytes")
+            return data.getvalue()
+
+    @contextlib.contextmanager
+    def open(self, file: str) -> Iterator[Readable | None]:
+        """Open a file for streaming; None if the cache has none."""
+        address = urljoin(self.url.rstrip("/") + "/", file)
+        if urlsplit(address).scheme == "file":
+            with self._open_file(address) as source:
+                yield source
+            return
+        response = self._request(address, file)
+        try:
+            yield None if response.status in _GONE else _Body(self, file, response)
+        finally:
+            # A body read to its end leaves the connection usable; anything else does not.
+            if response.connection is not None:
+                response.close()
+            response.release_conn()
+
+    @contextlib.contextmanager
+    def _open_file(self, address: str) -> Iterator[IO[bytes] | None]:
+        if urlsplit(self.url).scheme != "file":
+            raise self._unreachable(address, "a remote cache may not name local files")
+        try:
+            source = Path(unquote(urlsplit(address).path)).open("rb")  # noqa: SIM115 closed below
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as error:
+            raise self._unreachable(address, error.strerror or "unreadable") from None
+        with source:
+            yield source
+
+    def _request(self, address: str, file: str) -> urllib3.BaseHTTPResponse:
+        try:
+            for attempt in stamina.retry_context(
+                on=_Transient, attempts=ATTEMPTS, wait_initial=0.2, wait_max=2.0
+            ):
+                with attempt:
+                    return self._request_once(address)
+        except _Transient as error:
+            raise self._unreachable(file, str(error)) from None
+        raise AssertionError("stamina ends by returning or raising")
+
+    def _request_once(self, address: str) -> urllib3.BaseHTTPResponse:
+        try:
+            response = self.http.request(
+                "GET",
+                address,
+                headers={"Accept-Encoding": "identity"},
+                preload_content=False,
+                decode_content=False,
+                retries=urllib3.Retry(0, redirect=REDIRECTS),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise _Transient(_plain(error)) from None
+        if response.status in {http.HTTPStatus.OK, *_GONE}:
+            return response
+        response.close()
+        raise _Transient(f"HTTP {response.status} {response.reason or ''}".strip())
+
+    def unreachable(self, file: str, cause: str) -> NodeAgentError:
+        """Say that a file cannot be had from here."""
+        return self._unreachable(file, cause)
+
+    def _unreachable(self, file: str, cause: str) -> NodeAgentError:
+        return NodeAgentError(
+            Reason.CACHE_UNREACHABLE,
+            f"cache {self.name} ({_address(self.url)}) gave no {file}: {cause}; "
+            "check that it runs and that this node can reach it",
+        )
+
+
+@dataclass
+class _Body:
+    """A response's body, whose faults are the cache's."""
+
+    cache: Cache
+    file: str
+    response: urllib3.BaseHTTPResponse
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.response.read(size, decode_content=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise self.cache.unreachable(self.file, _plain(error)) from None
+
+
+def decoder(compression: str, source: Readable) -> Callable[[int], bytes]:
+    """Give a bounded `read(n)` of the unpacked stream; it raises Undecodable."""
+    make = _DECODERS.get(compression)
+    if make is None:
+        known = ", ".join(sorted(_DECODERS))
+        raise Undecodable(f"unknown compression {compression!r} (known: {known})")
+    reader: Readable = make(source)
+
+    def read(size: int) -> bytes:
+        try:
+            return reader.read(size)
+        except (zstandard.ZstdError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            raise Undecodable(f"the {compression} stream is broken: {error}") from None
+
+    return read
+
+
+def _zstd(source: Any) -> Readable:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
+    return decompressor.stream_reader(source, read_size=_READ_CHUNK, read_across_frames=True)
+
+
+_DECODERS: Final[dict[str, Callable[[Any], Readable]]] = {
+    "none": lambda source: source,
+    "zstd": _zstd,
+    "xz": lambda source: lzma.LZMAFile(source),
+    "bzip2": lambda source: bz2.BZ2File(source),
+    "gzip": lambda source: gzip.GzipFile(fileobj=source),
+}
+
+
+def _pool() -> urllib3.PoolManager:
+    timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+    return urllib3.PoolManager(num_pools=8, maxsize=4, timeout=timeout)
+
+
+def _plain(error: Exception) -> str:
+    """Say what urllib3 means without its wrapping."""
+    cause = getattr(error, "reason", None) or error
+    return str(cause).rpartition(">: ")[2] or type(cause).__name__
+
+
+def _address(url: str) -> str:
+    """Show an address without credentials."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

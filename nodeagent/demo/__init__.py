@@ -1,0 +1,1 @@
+"""What `nodeagent demo` shows: a profile made here, a cache, a node and its agent."""

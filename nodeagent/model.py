@@ -1,0 +1,37 @@
+"""How every JSON document of ours is read: frozen, camelCase, nothing unknown, no coercion."""
+
+import re
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from nodeagent import storepath
+
+StorePath = Annotated[str, Field(pattern=storepath.PATTERN)]
+NarHash = Annotated[str, Field(pattern=storepath.HASH_PATTERN)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+ProfileName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+Size = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+_FIRST_WORDS: Final = re.compile(r"\s+")
+
+
+class Document(BaseModel):
+    """Base of what is exchanged as JSON."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+    )
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line where a document is wrong first, and how many more faults it has."""
+    faults = error.errors(include_url=False, include_input=False)
+    first = faults[0]
+    place = ".".join(str(part) for part in first["loc"]) or "document"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return _FIRST_WORDS.sub(" ", f"{place}: {first['msg']}{more}")

@@ -1,0 +1,94 @@
+"""Every name that somebody outside this package may read: labels, paths, reasons, metrics.
+
+Nothing is computed here. Documentation and tests take their lists from these enums.
+"""
+
+from enum import StrEnum
+
+API_VERSION = "nodeagent.dev/v1"
+RECORD_TYPE = "application/vnd.nodeagent.channel-record.v1+json"
+
+STORE_DIR = "/nix/store"
+POD_PROFILES_DIR = "/opt/nodeagent"
+RUN_DIR = "/run/nodeagent"
+STATE_DIR = "/var/lib/nodeagent"
+BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
+
+DEFAULT_CHANNEL = "stable"
+DEFAULT_PORT = 9741
+RESERVED_PROFILES = frozenset({"uv", "store"})
+
+
+class Kind(StrEnum):
+    """What a profile holds."""
+
+    ENV = "env"
+    UV_CACHE = "uv-cache"
+    MODELS = "models"
+
+
+class Phase(StrEnum):
+    """What the agent is doing now."""
+
+    STARTING = "Starting"
+    WAITING = "Waiting"
+    FETCHING_MANIFEST = "FetchingManifest"
+    PLANNING = "Planning"
+    POURING = "Pouring"
+    VERIFYING = "Verifying"
+    PUBLISHING = "Publishing"
+    IDLE = "Idle"
+    RETRYING = "Retrying"
+
+
+class Reason(StrEnum):
+    """Why the agent did not do what was asked, or why it is not ready."""
+
+    PINS_MISSING = "PinsMissing"
+    PINS_INVALID = "PinsInvalid"
+    CHANNEL_UNKNOWN = "ChannelUnknown"
+    SIGNATURE_INVALID = "SignatureInvalid"
+    RECORD_INVALID = "RecordInvalid"
+    WRONG_FLEET = "WrongFleet"
+    WRONG_CHANNEL = "WrongChannel"
+    SERIAL_BELOW_FLOOR = "SerialBelowFloor"
+    RECORD_EXPIRED = "RecordExpired"
+    RECORD_NOT_YET_VALID = "RecordNotYetValid"
+    OUTSIDE_ROLLOUT = "OutsideRollout"
+    CACHE_UNKNOWN = "CacheUnknown"
+    CACHE_UNREACHABLE = "CacheUnreachable"
+    MANIFEST_MISSING = "ManifestMissing"
+    MANIFEST_MISMATCH = "ManifestMismatch"
+    MANIFEST_INVALID = "ManifestInvalid"
+    SYSTEM_MISSING = "SystemMissing"
+    CLOSURE_INCOMPLETE = "ClosureIncomplete"
+    NAR_MISSING = "NarMissing"
+    NAR_CORRUPT = "NarCorrupt"
+    PATH_UNTRUSTED = "PathUntrusted"
+    PATH_CONFLICT = "PathConflict"
+    PATH_DAMAGED = "PathDamaged"
+    WORKER_DIED = "WorkerDied"
+    FOREIGN_STORE = "ForeignStore"
+    STORE_UNUSABLE = "StoreUnusable"
+    NIX_FAILED = "NixFailed"
+    NOTHING_PUBLISHED = "NothingPublished"
+    SETTING_INVALID = "SettingInvalid"
+    INTERNAL_ERROR = "InternalError"
+
+
+class Metric(StrEnum):
+    """Prometheus metric names; `nodeagent.metrics` gives each its type and help."""
+
+    READY = "nodeagent_ready"
+    PHASE = "nodeagent_phase"
+    PUBLISHED_INFO = "nodeagent_published_info"
+    WANTED_INFO = "nodeagent_wanted_info"
+    SERIAL = "nodeagent_published_serial"
+    PASSES = "nodeagent_passes_total"
+    REFUSALS = "nodeagent_refusals_total"
+    PASS_SECONDS = "nodeagent_pass_duration_seconds"  # noqa: S105 a metric, not a secret
+    PATHS_POURED = "nodeagent_paths_poured_total"
+    BYTES_POURED = "nodeagent_bytes_poured_total"
+    BYTES_TODO = "nodeagent_bytes_todo"
+    LAST_SUCCESS = "nodeagent_last_success_timestamp_seconds"
+    BUILD_INFO = "nodeagent_build_info"

@@ -1,0 +1,169 @@
+"""The one module that speaks Nix: argv in, typed values out.
+
+The store is a *chroot store* under `root`: the host's files, whatever the agent's own image
+has at /nix. Reading the database asks SQLite itself (schema 10, the same from Nix 2.0 on);
+writing goes through `nix-store --load-db`, and what that drops (signatures, `ca`) is put back.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from nodeagent import process, storepath
+from nodeagent.errors import NodeAgentError
+from nodeagent.names import Reason
+from nodeagent.release import PathInfo
+
+SCHEMA: Final = "10"
+TIMEOUT_SECONDS: Final = 300.0
+BUSY_SECONDS: Final = 60.0
+_SETTINGS: Final = "build-users-group =\nexperimental-features = nix-command\nsubstituters =\n"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One path to register: its facts and the signatures that vouch for them."""
+
+    path: str
+    info: PathInfo
+    sigs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Nix:
+    """Nix on the store under `root`; `argv` prefixes let a test stand in for the programs."""
+
+    root: Path
+    nix_store: Sequence[str] = ("nix-store",)
+    nix: Sequence[str] = ("nix",)
+    env: Mapping[str, str] = field(
+        default_factory=lambda: {"NIX_CONFIG": _SETTINGS, "NIX_REMOTE": ""}
+    )
+
+    @property
+    def store(self) -> str:
+        """The store's address for `--store`."""
+        return "local" if self.root == Path("/") else str(self.root)
+
+    @property
+    def database(self) -> Path:
+        """Where the database of valid paths lies."""
+        return self.root / "nix/var/nix/db/db.sqlite"
+
+    async def create(self) -> None:
+        """Make an empty store if there is none; check that its schema is one we know."""
+        if not self.database.exists():
+            await self._call(self.nix_store, "--load-db")
+        schema = self.database.with_name("schema").read_text().strip()
+        if schema != SCHEMA:
+            raise NodeAgentError(
+                Reason.STORE_UNUSABLE,
+                f"the store under {self.root} has database schema {schema}, this nodeagent knows "
+                f"{SCHEMA}; upgrade nodeagent",
+            )
+
+    def valid(self) -> dict[str, str]:
+        """Give every registered path with its narHash."""
+        with self._database() as database:
+            rows = database.execute("SELECT path, hash FROM ValidPaths").fetchall()
+        return {path: _narinfo_hash(digest) for path, digest in rows}
+
+    async def register(self, batch: Sequence[Registration]) -> None:
+        """Register a reference-closed batch of paths that lie in the store.
+
+        A path that is registered already takes the batch's facts: `--load-db` overwrites.
+        """
+        text = "".join(_dump_entry(one) for one in batch)
+        await self._call(self.nix_store, "--load-db", stdin=text.encode())
+        await asyncio.to_thread(self._restore, batch)
+
+    def _restore(self, batch: Sequence[Registration]) -> None:
+        """Put back what `--load-db` drops, in one transaction."""
+        rows = [(" ".join(sorted(one.sigs)) or None, one.info.ca, one.path) for one in batch]
+        with self._database() as database:
+            database.executemany("UPDATE ValidPaths SET sigs = ?, ca = ? WHERE path = ?", rows)
+
+    async def closure(self, roots: Iterable[str]) -> list[Registration]:
+        """Give the whole closure of `roots` with everything that is known of each path."""
+        argv = ["path-info", "--json", "--recursive", *roots]
+        told: Any = json.loads((await self._call(self.nix, *argv)).stdout)
+        entries = told.values() if isinstance(told, dict) else told
+        paths = told if isinstance(told, dict) else [entry["path"] for entry in told]
+        return [_registration(path, entry) for path, entry in zip(paths, entries, strict=True)]
+
+    async def _call(
+        self, program: Sequence[str], *arguments: str, stdin: bytes = b""
+    ) -> process.Completed:
+        argv = [*program, "--store", self.store, *arguments]
+        try:
+            done = await process.run(argv, timeout=TIMEOUT_SECONDS, stdin=stdin, env=self.env)
+        except TimeoutError:
+            raise _failed(argv, f"no end within {TIMEOUT_SECONDS:.0f} s") from None
+        if done.code != 0:
+            raise _failed(argv, done.complaint or f"exit code {done.code}")
+        return done
+
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self.database, BUSY_SECONDS)) as database,
+                database,
+            ):
+                yield database
+        except sqlite3.Error as error:
+            raise NodeAgentError(
+                Reason.STORE_UNUSABLE,
+                f"the Nix database {self.database} cannot be used: {error}; "
+                "check the disk, or restore the file from a backup",
+            ) from None
+
+
+def _dump_entry(one: Registration) -> str:
+    """Write a path as `nix-store --dump-db` does."""
+    digest = storepath.unbase32(one.info.nar_hash.removeprefix("sha256:")).hex()
+    facts = [one.path, digest, one.info.nar_size, one.info.deriver or ""]
+    lines = [*facts, len(one.info.references), *one.info.references]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _registration(path: str, entry: Mapping[str, Any]) -> Registration:
+    """Read one item of `nix path-info --json`, as Nix 2.8 to 2.26 write it."""
+    if not entry or entry.get("valid") is False:
+        raise NodeAgentError(
+            Reason.CLOSURE_INCOMPLETE, f"{path} is not valid in the store; build or copy it there"
+        )
+    info = PathInfo(
+        nar_hash=_narinfo_hash(entry["narHash"]),
+        nar_size=entry["narSize"],
+        references=tuple(sorted(entry["references"])),
+        ca=entry.get("ca"),
+        deriver=entry.get("deriver"),
+    )
+    return Registration(path, info, tuple(entry.get("signatures", ())))
+
+
+def _narinfo_hash(text: str) -> str:
+    """Respell a SHA-256 (hex, SRI or Nix base 32) as narinfos do."""
+    algorithm, encoded = re.split("[-:]", text, maxsplit=1)
+    if algorithm != "sha256":
+        raise NodeAgentError(Reason.STORE_UNUSABLE, f"a NAR hash that is not SHA-256: {text}")
+    match len(encoded):
+        case 64:
+            return storepath.nar_hash(bytes.fromhex(encoded))
+        case 52:
+            return text
+        case _:
+            return storepath.nar_hash(base64.b64decode(encoded))
+
+
+def _failed(argv: Sequence[str], cause: str) -> NodeAgentError:
+    shown = " ".join(argv[:6])
+    return NodeAgentError(Reason.NIX_FAILED, f"`{shown}` failed: {cause}")

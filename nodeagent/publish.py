@@ -1,0 +1,94 @@
+"""Publish: make a verified generation visible to pods, by renames, gates last.
+
+Under the run directory (tmpfs: gone at reboot, made again only after verification):
+`store` → the host's store directory · `releases/<digest12>/<profile>/` → links that resolve in
+the pod · `profiles/<profile>` → one of those.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nodeagent.release import Profile, System, digest12
+from nodeagent.store import StoreFiles, remove, swap_symlink
+
+RELEASE_FILE: Final = "release.json"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A release as one node holds it."""
+
+    digest: str
+    serial: int
+    system: System
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The run directory; `host_store` is what the host calls the store directory."""
+
+    run_dir: Path
+    host_store: str
+
+    @property
+    def store(self) -> Path:
+        """The link that pods mount at /nix/store."""
+        return self.run_dir / "store"
+
+    def profile(self, name: str) -> Path:
+        """The link that pods mount at /opt/nodeagent/<profile>."""
+        return self.run_dir / "profiles" / name
+
+    def release(self, digest: str, profile: str) -> Path:
+        """The directory that such a link points to."""
+        return self.run_dir / "releases" / digest12(digest) / profile
+
+    def publish(self, files: StoreFiles, generation: Generation) -> None:
+        """Root the generation, lay its directories out, then open the gates."""
+        profiles = generation.system.profiles
+        files.set_roots(
+            digest12(generation.digest), {name: one.root for name, one in profiles.items()}
+        )
+        for name, profile in profiles.items():
+            self._lay_out(files, generation, name, profile)
+        (self.run_dir / "profiles").mkdir(exist_ok=True)
+        swap_symlink(self.store, self.host_store)
+        for name in profiles:
+            target = os.path.join("..", "releases", digest12(generation.digest), name)  # noqa: PTH118 a link's text
+            swap_symlink(self.profile(name), target)
+
+    def withdraw(self, profiles: Iterable[str]) -> None:
+        """Close the gates of these profiles: pods that start now wait."""
+        for name in profiles:
+            self.profile(name).unlink(missing_ok=True)
+
+    def shut(self, profiles: Iterable[str]) -> list[str]:
+        """List the profiles whose gate, or the store's, does not lead to a directory."""
+        return [name for name in profiles if not (self.store.is_symlink() and self.profile(name).is_dir())]
+
+    def _lay_out(
+        self, files: StoreFiles, generation: Generation, name: str, profile: Profile
+    ) -> None:
+        """Build the directory aside, then rename it: it is complete or absent."""
+        directory = self.release(generation.digest, name)
+        if directory.exists():
+            return
+        fresh = directory.with_name(f".{name}.new")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(fresh)
+        fresh.mkdir(parents=True)
+        root = files.real(profile.root)
+        entries = [entry.name for entry in os.scandir(root)] if root.is_dir() else []
+        for entry in entries:
+            (fresh / entry).symlink_to(f"{profile.root}/{entry}")
+        facts = {"release": generation.digest, "serial": generation.serial, "profile": name,
+                 "kind": profile.kind, "root": profile.root}
+        remove(fresh / RELEASE_FILE)
+        (fresh / RELEASE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        fresh.rename(directory)

@@ -1,0 +1,96 @@
+"""What the agent and its pour workers say to each other: JSON lines over a pipe.
+
+Plain dataclasses: a worker must start fast and stay small.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every job of a worker shares; `caches` are (name, address), in order of trial."""
+
+    caches: Sequence[tuple[str, str]]
+    trusted_keys: Sequence[str]
+    staging: str
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a NAR is said to lie, and who vouches for the path."""
+
+    url: str
+    compression: str
+    sigs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Bring one store path into staging.
+
+    `found` is a tree that may be the path already (in the store or staged, unregistered).
+    """
+
+    path: str
+    nar_hash: str
+    nar_size: int
+    references: Sequence[str]
+    where: Where | None = None
+    found: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of NAR unpacked since the last word."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The path is whole and verified, in staging or where it was found."""
+
+    sigs: Sequence[str]
+    fetched: bool
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The path cannot be had now."""
+
+    reason: str
+    message: str
+
+
+Event = Progress | Done | Failed
+_EVENTS: dict[str, type[Progress] | type[Done] | type[Failed]] = {
+    kind.__name__: kind for kind in (Progress, Done, Failed)
+}
+
+
+def encode(message: Setup | Job | Event) -> bytes:
+    """Write one line."""
+    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
+
+
+def read_setup(line: bytes) -> Setup:
+    """Read a worker's first line."""
+    data = json.loads(line)
+    caches = [(name, url) for name, url in data["caches"]]
+    return Setup(caches, data["trusted_keys"], data["staging"])
+
+
+def read_job(line: bytes) -> Job:
+    """Read a job."""
+    data = json.loads(line)
+    del data["is"]
+    where = data.pop("where")
+    return Job(**data, where=Where(**where) if where else None)
+
+
+def read_event(line: bytes) -> Event:
+    """Read what a worker says."""
+    data = json.loads(line)
+    return _EVENTS[data.pop("is")](**data)

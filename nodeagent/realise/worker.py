@@ -1,0 +1,171 @@
+"""A pour worker: one process that turns jobs into verified trees in staging.
+
+It is a process of its own because the NAR reader holds the interpreter's lock, because hostile
+archives are best read where little can be harmed, and because ending it ends all it does.
+Run as `python -m nodeagent.realise.worker`; jobs on stdin, events on stdout.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import stamina.instrumentation
+
+from nodeagent import keys, nar, narinfo, storepath
+from nodeagent.cache import Cache, Undecodable, decoder
+from nodeagent.errors import NodeAgentError
+from nodeagent.keys import TrustedKeys
+from nodeagent.names import Reason
+from nodeagent.realise.jobs import Done, Event, Failed, Job, Progress, Where, encode, read_job, read_setup
+from nodeagent.store import PART_SUFFIX, remove
+
+_PR_SET_PDEATHSIG: Final = 1
+_SAY_EVERY_SECONDS: Final = 0.1
+Say = Callable[[Event], None]
+
+
+@dataclass
+class Pourer:
+    """What one worker pours with."""
+
+    caches: list[Cache]
+    trusted: TrustedKeys
+    staging: Path
+    say: Say
+    _unsaid: int = 0
+    _said_at: float = field(default_factory=time.monotonic)
+
+    def pour(self, job: Job) -> Done | Failed:
+        """Bring one path; every expected failure is a value."""
+        failure = Failed(Reason.CACHE_UNREACHABLE, f"no cache to fetch {job.path} from")
+        for cache in self.caches:
+            try:
+                return self._pour_from(cache, job)
+            except NodeAgentError as error:
+                failure = Failed(error.reason, error.message)
+            except OSError as error:
+                return Failed(Reason.STORE_UNUSABLE, f"{job.path}: {error}; check the disk")
+            finally:
+                self._flush()
+        return failure
+
+    def _pour_from(self, cache: Cache, job: Job) -> Done:
+        where = self._trusted(job, job.where) if job.where else self._ask(cache, job)
+        if job.found and self._is(job, Path(job.found)):
+            return Done(where.sigs, fetched=False)
+        self._fetch(cache, job, where)
+        return Done(where.sigs, fetched=True)
+
+    def _ask(self, cache: Cache, job: Job) -> Where:
+        """Ask the cache for the path's narinfo, for want of an index."""
+        name = f"{storepath.hash_part(job.path)}.narinfo"
+        text = cache.fetch(name, narinfo.MAX_BYTES)
+        if text is None:
+            raise _missing(cache, job, name)
+        try:
+            info = narinfo.parse(text.decode())
+        except ValueError as error:
+            raise _corrupt(cache, job, f"its {name} cannot be read: {error}") from None
+        claim = (info.path, info.nar_hash, info.nar_size, set(info.references))
+        if claim != (job.path, job.nar_hash, job.nar_size, set(job.references)):
+            raise _corrupt(cache, job, f"its {name} differs from the release's manifest")
+        return self._trusted(job, Where(info.url, info.compression, info.sigs))
+
+    def _trusted(self, job: Job, where: Where) -> Where:
+        signed = keys.fingerprint(job.path, job.nar_hash, job.nar_size, job.references)
+        if not self.trusted.verify_texts(where.sigs, signed):
+            raise NodeAgentError(
+                Reason.PATH_UNTRUSTED,
+                f"{job.path} has no valid signature by a trusted cache key (trusted: "
+                f"{self.trusted.names}); sign the cache with one, or add the key to --cache-keys",
+            )
+        return where
+
+    def _is(self, job: Job, tree: Path) -> bool:
+        """Tell whether a tree that was found is the path, canonical and whole."""
+        try:
+            raw = os.fsencode(tree)
+            if tree.parent != self.staging and nar.measure(raw) != job.nar_size:
+                return False
+            digest, size = nar.hash_tree(raw)
+        except (OSError, nar.NarError):
+            return False
+        self._progress(size)
+        return (storepath.nar_hash(digest), size) == (job.nar_hash, job.nar_size)
+
+    def _fetch(self, cache: Cache, job: Job, where: Where) -> None:
+        target = self.staging / storepath.basename(job.path)
+        part = target.with_name(target.name + PART_SUFFIX)
+        remove(target)
+        remove(part)
+        with cache.open(where.url) as source:
+            if source is None:
+                raise _missing(cache, job, where.url)
+            try:
+                read = decoder(where.compression, source)
+                digest = nar.unpack(read, os.fsencode(part), job.nar_size, self._progress)
+                if (found := storepath.nar_hash(digest)) != job.nar_hash:
+                    raise _corrupt(cache, job, f"its hash is {found} instead of {job.nar_hash}")
+            except (nar.NarError, Undecodable) as error:
+                raise _corrupt(cache, job, str(error)) from None
+            finally:
+                if sys.exc_info()[0] is not None:
+                    remove(part)
+        part.rename(target)
+
+    def _progress(self, count: int) -> None:
+        self._unsaid += count
+        if time.monotonic() - self._said_at > _SAY_EVERY_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsaid:
+            self.say(Progress(self._unsaid))
+        self._unsaid, self._said_at = 0, time.monotonic()
+
+
+def _missing(cache: Cache, job: Job, file: str) -> NodeAgentError:
+    return NodeAgentError(
+        Reason.NAR_MISSING,
+        f"{job.path} is not in cache {cache.name} (no {file}); publish the release there again",
+    )
+
+
+def _corrupt(cache: Cache, job: Job, cause: str) -> NodeAgentError:
+    return NodeAgentError(
+        Reason.NAR_CORRUPT,
+        f"{job.path} from cache {cache.name} is refused: {cause}; publish the release there again",
+    )
+
+
+def main() -> None:
+    """Work off jobs until stdin ends, or the agent does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides
+    stamina.instrumentation.set_on_retry_hooks([])
+    os.umask(0o022)
+    lines, out = sys.stdin.buffer, sys.stdout.buffer
+    setup = read_setup(lines.readline())
+
+    def say(event: Event) -> None:
+        out.write(encode(event))
+        out.flush()
+
+    pourer = Pourer(
+        [Cache(name, url) for name, url in setup.caches],
+        keys.parse_public(setup.trusted_keys),
+        Path(setup.staging),
+        say,
+    )
+    for line in lines:
+        say(pourer.pour(read_job(line)))
+
+
+if __name__ == "__main__":
+    main()
