@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Final, Protocol, cast
 from urllib.parse import unquote, urljoin, urlsplit
 
 import stamina
@@ -29,7 +29,9 @@ READ_SECONDS: Final = 30.0
 REDIRECTS: Final = 3
 ATTEMPTS: Final = 3
 WINDOW_BYTES: Final = 128 << 20  # what zstd itself accepts unasked
-_GONE: Final = frozenset({http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
+_GONE: Final = frozenset(
+    {http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}
+)
 _READ_CHUNK: Final = 256 * 1024
 
 
@@ -48,13 +50,18 @@ class _Transient(Exception):  # noqa: N818 internal: makes stamina try again
     pass
 
 
+def _pool() -> urllib3.PoolManager:
+    timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+    return urllib3.PoolManager(num_pools=8, maxsize=4, timeout=timeout)
+
+
 @dataclass(frozen=True)
 class Cache:
     """One binary cache by name and address."""
 
     name: str
     url: str
-    http: urllib3.PoolManager = field(default_factory=lambda: _pool(), compare=False, repr=False)
+    http: urllib3.PoolManager = field(default_factory=_pool, compare=False, repr=False)
 
     def fetch(self, file: str, limit: int) -> bytes | None:
         """Get a small file whole; None if the cache has none.
@@ -174,23 +181,20 @@ def decoder(compression: str, source: Readable) -> Callable[[int], bytes]:
     return read
 
 
-def _zstd(source: Any) -> Readable:
+def _zstd(source: Readable) -> Readable:
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
-    return decompressor.stream_reader(source, read_size=_READ_CHUNK, read_across_frames=True)
+    return decompressor.stream_reader(
+        cast("IO[bytes]", source), read_size=_READ_CHUNK, read_across_frames=True
+    )
 
 
-_DECODERS: Final[dict[str, Callable[[Any], Readable]]] = {
+_DECODERS: Final[dict[str, Callable[[Readable], Readable]]] = {
     "none": lambda source: source,
     "zstd": _zstd,
-    "xz": lambda source: lzma.LZMAFile(source),
-    "bzip2": lambda source: bz2.BZ2File(source),
-    "gzip": lambda source: gzip.GzipFile(fileobj=source),
+    "xz": lambda source: lzma.LZMAFile(cast("IO[bytes]", source)),
+    "bzip2": lambda source: bz2.BZ2File(cast("IO[bytes]", source)),
+    "gzip": lambda source: gzip.GzipFile(fileobj=cast("IO[bytes]", source)),  # noqa: SIM115 read by the caller
 }
-
-
-def _pool() -> urllib3.PoolManager:
-    timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-    return urllib3.PoolManager(num_pools=8, maxsize=4, timeout=timeout)
 
 
 def _plain(error: Exception) -> str:

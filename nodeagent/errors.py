@@ -18,3 +18,15 @@ class NodeAgentError(Exception):
     def message(self) -> str:
         """What failed, why, and the next step: one line, safe to show."""
         return str(self)
+
+
+def first(group: BaseExceptionGroup[BaseException]) -> NodeAgentError:
+    """Give the first expected failure of a task group; anything unexpected is raised as it is."""
+    expected, surprises = group.split(NodeAgentError)
+    if surprises is not None or expected is None:
+        raise group
+    error: BaseException = expected
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, NodeAgentError)  # noqa: S101 split made sure
+    return error

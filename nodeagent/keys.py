@@ -78,8 +78,8 @@ class TrustedKeys:
 
 
 def fingerprint(path: str, nar_hash: str, nar_size: int, references: Iterable[str]) -> bytes:
-    """Build what a store path's signature covers; references are sorted full paths."""
-    return f"1;{path};{nar_hash};{nar_size};{','.join(sorted(references))}".encode()
+    """Build what a store path's signature covers; references are a sorted set of full paths."""
+    return f"1;{path};{nar_hash};{nar_size};{','.join(sorted(set(references)))}".encode()
 
 
 def parse_public(lines: Iterable[str]) -> TrustedKeys:

@@ -4,8 +4,9 @@ Nothing is computed here. Documentation and tests take their lists from these en
 """
 
 from enum import StrEnum
+from typing import Final
 
-API_VERSION = "nodeagent.dev/v1"
+API_VERSION: Final = "nodeagent.dev/v1"
 RECORD_TYPE = "application/vnd.nodeagent.channel-record.v1+json"
 
 STORE_DIR = "/nix/store"

@@ -11,6 +11,10 @@ from nodeagent import storepath
 from nodeagent.names import STORE_DIR
 
 MAX_BYTES: Final = 1 << 20
+_KNOWN: Final = frozenset(
+    {"StorePath", "URL", "Compression", "FileHash", "FileSize"}
+    | {"NarHash", "NarSize", "References", "Deriver", "CA"}
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def parse(text: str) -> NarInfo:
     """Read a narinfo; ValueError names what is missing, doubled or malformed."""
     fields: dict[str, str] = {}
     sigs: list[str] = []
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):
         key, colon, value = line.partition(": ")
         if not colon:
             key, colon, value = line.partition(":")
@@ -61,7 +65,7 @@ def parse(text: str) -> NarInfo:
             raise ValueError(f"line without a colon: {line[:80]!r}")
         if key == "Sig":
             sigs.append(value)
-        elif fields.setdefault(key, value) != value:
+        elif key in _KNOWN and fields.setdefault(key, value) != value:
             raise ValueError(f"{key} stands twice")
     return NarInfo(
         path=_checked(fields, "StorePath", storepath.is_path),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent import process, storepath
+from nodeagent import keys, process, storepath
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.release import PathInfo
@@ -34,6 +34,12 @@ class Registration:
     path: str
     info: PathInfo
     sigs: Sequence[str] = ()
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What its signatures cover."""
+        info = self.info
+        return keys.fingerprint(self.path, info.nar_hash, info.nar_size, info.references)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,17 @@ class Nix:
         with self._database() as database:
             rows = database.execute("SELECT path, hash FROM ValidPaths").fetchall()
         return {path: _narinfo_hash(digest) for path, digest in rows}
+
+    def registered(self, paths: Iterable[str]) -> list[Registration]:
+        """Give what the database holds of these paths; unknown ones are left out."""
+        found = []
+        with self._database() as database:
+            for path in paths:
+                row = database.execute(_FACTS, [path]).fetchone()
+                if row is not None:
+                    references = database.execute(_REFERENCES, [row[0]]).fetchall()
+                    found.append(_from_row(path, row, [one for (one,) in references]))
+        return found
 
     async def register(self, batch: Sequence[Registration]) -> None:
         """Register a reference-closed batch of paths that lie in the store.
@@ -124,6 +141,24 @@ class Nix:
                 f"the Nix database {self.database} cannot be used: {error}; "
                 "check the disk, or restore the file from a backup",
             ) from None
+
+
+_FACTS: Final = "SELECT id, hash, narSize, deriver, ca, sigs FROM ValidPaths WHERE path = ?"
+_REFERENCES: Final = (
+    "SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path"
+)
+
+
+def _from_row(path: str, row: tuple[Any, ...], references: list[str]) -> Registration:
+    _, digest, size, deriver, ca, sigs = row
+    info = PathInfo(
+        nar_hash=_narinfo_hash(digest),
+        nar_size=size,
+        references=tuple(references),
+        ca=ca,
+        deriver=deriver or None,
+    )
+    return Registration(path, info, (sigs or "").split())
 
 
 def _dump_entry(one: Registration) -> str:

@@ -8,10 +8,17 @@ pre-authentication encoding before a byte of the payload is parsed
 import base64
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AwareDatetime, Base64Bytes, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Base64Bytes,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from nodeagent import model
 from nodeagent.errors import NodeAgentError
@@ -26,7 +33,14 @@ def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-Moment = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:
+        raise ValueError("no moment of the calendar in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_utc), PlainSerializer(_rfc3339, when_used="json")]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
@@ -92,7 +106,7 @@ class Envelope(Document):
     def peek(self) -> ChannelRecord:
         """Parse without trust, for showing; raises RecordInvalid."""
         try:
-            return ChannelRecord.model_validate_json(self.payload)
+            return ChannelRecord.model_validate_json(self.payload, strict=True)
         except ValidationError as error:
             raise NodeAgentError(
                 Reason.RECORD_INVALID,
@@ -129,7 +143,7 @@ def parse(data: bytes) -> Pins:
     try:
         if len(data) > MAX_PINS_BYTES:
             raise _invalid(f"it has {len(data):,} bytes, more than {MAX_PINS_BYTES:,}")
-        return Pins.model_validate_json(data)
+        return Pins.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise _invalid(model.explain(error)) from None
 
@@ -141,5 +155,6 @@ def render(pins: Pins) -> bytes:
 
 def _invalid(cause: str) -> NodeAgentError:
     return NodeAgentError(
-        Reason.PINS_INVALID, f"the pins cannot be read: {cause}; write them with `nodeagent promote`"
+        Reason.PINS_INVALID,
+        f"the pins cannot be read: {cause}; write them with `nodeagent promote`",
     )

@@ -4,7 +4,8 @@ A path is fetched unless it is valid with the same hash and there. One that is v
 another hash is a conflict: kept as it is and told, never overwritten behind a user's back.
 """
 
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from nodeagent.release import PathInfo, System, references_first

@@ -57,7 +57,7 @@ class Gates:
         )
         for name, profile in profiles.items():
             self._lay_out(files, generation, name, profile)
-        (self.run_dir / "profiles").mkdir(exist_ok=True)
+        (self.run_dir / "profiles").mkdir(parents=True, exist_ok=True)
         swap_symlink(self.store, self.host_store)
         for name in profiles:
             target = os.path.join("..", "releases", digest12(generation.digest), name)  # noqa: PTH118 a link's text
@@ -68,9 +68,19 @@ class Gates:
         for name in profiles:
             self.profile(name).unlink(missing_ok=True)
 
+    def withdraw_all(self) -> None:
+        """Close every gate and forget what was laid out: of an earlier boot, or unknown."""
+        self.store.unlink(missing_ok=True)
+        for directory in ("profiles", "releases"):
+            shutil.rmtree(self.run_dir / directory, ignore_errors=True)
+
     def shut(self, profiles: Iterable[str]) -> list[str]:
         """List the profiles whose gate, or the store's, does not lead to a directory."""
-        return [name for name in profiles if not (self.store.is_symlink() and self.profile(name).is_dir())]
+        return [
+            name
+            for name in profiles
+            if not (self.store.is_symlink() and self.profile(name).is_dir())
+        ]
 
     def _lay_out(
         self, files: StoreFiles, generation: Generation, name: str, profile: Profile
@@ -87,8 +97,13 @@ class Gates:
         entries = [entry.name for entry in os.scandir(root)] if root.is_dir() else []
         for entry in entries:
             (fresh / entry).symlink_to(f"{profile.root}/{entry}")
-        facts = {"release": generation.digest, "serial": generation.serial, "profile": name,
-                 "kind": profile.kind, "root": profile.root}
+        facts = {
+            "release": generation.digest,
+            "serial": generation.serial,
+            "profile": name,
+            "kind": profile.kind,
+            "root": profile.root,
+        }
         remove(fresh / RELEASE_FILE)
         (fresh / RELEASE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         fresh.rename(directory)

@@ -28,6 +28,11 @@ class PathInfo(Document):
     ca: str | None = None
     deriver: StorePath | None = None
 
+    @field_validator("references")
+    @classmethod
+    def _one_order(cls, references: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(references)))
+
 
 class Profile(Document):
     """A named root of the release."""
@@ -122,16 +127,21 @@ def index_file(digest: str) -> str:
     return f"releases/{digest.removeprefix('sha256:')}.index"
 
 
-def parse(manifest: bytes, digest: str) -> Release:
-    """Read a manifest that must have this digest and be closure-complete."""
+def require_digest(manifest: bytes, digest: str) -> None:
+    """Refuse bytes that are not the manifest of this digest."""
     if (found := digest_of(manifest)) != digest:
         raise NodeAgentError(
             Reason.MANIFEST_MISMATCH,
             f"the manifest fetched for {digest} has digest {found}; "
             "publish it again with `nodeagent release publish` or drop the broken mirror",
         )
+
+
+def parse(manifest: bytes, digest: str) -> Release:
+    """Read a manifest that must have this digest and be closure-complete."""
+    require_digest(manifest, digest)
     try:
-        release = Release.model_validate_json(manifest)
+        release = Release.model_validate_json(manifest, strict=True)
     except ValidationError as error:
         raise NodeAgentError(
             Reason.MANIFEST_INVALID,
@@ -146,7 +156,7 @@ def parse(manifest: bytes, digest: str) -> Release:
 def parse_index(data: bytes) -> Index:
     """Read an index; raises ManifestInvalid. An index may lack paths."""
     try:
-        return Index.model_validate_json(data)
+        return Index.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise NodeAgentError(
             Reason.MANIFEST_INVALID, f"release index cannot be read: {model.explain(error)}"
@@ -157,7 +167,7 @@ def require_complete(name: str, system: System) -> None:
     """Refuse a system whose closure lacks paths, naming them."""
     if missing := system.missing():
         shown = "\n  ".join(missing[:20])
-        more = f"\n  … and {len(missing) - 20} more" if len(missing) > 20 else ""  # noqa: PLR2004 a screenful
+        more = f"\n  … and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise NodeAgentError(
             Reason.CLOSURE_INCOMPLETE,
             f"the closure for {name} lacks {len(missing)} store paths; add them to the store "
@@ -197,3 +207,14 @@ def references_first(paths: Mapping[str, PathInfo]) -> Iterator[str]:
             else:
                 stack.pop()
                 yield path
+
+
+def closure(paths: Mapping[str, PathInfo], root: str) -> frozenset[str]:
+    """Give all that `root` reaches through references, itself included."""
+    seen, todo = {root}, [root]
+    while todo:
+        for reference in paths[todo.pop()].references:
+            if reference not in seen:
+                seen.add(reference)
+                todo.append(reference)
+    return frozenset(seen)

@@ -98,8 +98,9 @@ def _outside(channel: Channel, node: Node, current: ChannelRecord) -> Refusal:
     return Refusal(
         Reason.OUTSIDE_ROLLOUT,
         f"serial {current.serial} of channel {node.channel!r} is rolled out to "
-        f"{channel.percent} % of the nodes and this one (bucket {bucket(node.name, current.serial)})"
-        " is not among them; with no previous record it keeps what it has",
+        f"{channel.percent} % of the nodes and this one (bucket "
+        f"{bucket(node.name, current.serial)}) is not among them; with no previous record it "
+        "keeps what it has",
     )
 
 

@@ -110,6 +110,11 @@ class StoreFiles:
             if entry.name not in keep:
                 remove(Path(entry.path))
 
+    def clean_displaced(self) -> None:
+        """Remove displaced trees; only right after a boot, when no container can hold one."""
+        for entry in list(os.scandir(self.displaced)):
+            remove(Path(entry.path))
+
     def place(self, paths: Sequence[str]) -> None:
         """Sync the file system, then rename staged paths into the store, roots first.
 
@@ -118,8 +123,11 @@ class StoreFiles:
         """
         try:
             self._root_pending(paths)
-            staged = [path for path in paths if self.staged(path).is_symlink()
-                      or self.staged(path).exists()]
+            staged = [
+                path
+                for path in paths
+                if self.staged(path).is_symlink() or self.staged(path).exists()
+            ]
             if self.durable:
                 self._sync()
             for path in staged:
@@ -160,7 +168,7 @@ class StoreFiles:
         for name, path in roots.items():
             swap_symlink(directory / name, path)
         for entry in os.scandir(self.pending):
-            os.unlink(entry.path)
+            Path(entry.path).unlink()
 
 
 def swap_symlink(link: Path, target: str) -> None:
@@ -186,7 +194,7 @@ def remove(path: Path) -> None:
     """Remove a tree, also one whose directories are read-only."""
     if path.is_dir() and not path.is_symlink():
         for directory, _, _ in os.walk(path):
-            os.chmod(directory, 0o700)
+            Path(directory).chmod(0o700)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ _VALUES: Final = {letter: value for value, letter in enumerate(ALPHABET)}
 
 BASENAME_PATTERN: Final = rf"[{ALPHABET}]{{32}}-[0-9a-zA-Z+\-_?=][0-9a-zA-Z+\-._?=]{{0,210}}"
 PATTERN: Final = rf"^{STORE_DIR}/{BASENAME_PATTERN}$"
-HASH_PATTERN: Final = rf"^sha256:[{ALPHABET}]{{52}}$"
+HASH_PATTERN: Final = rf"^sha256:[01][{ALPHABET}]{{51}}$"  # 256 bits in 52 letters
 _PATH: Final = re.compile(PATTERN.removesuffix("$") + r"\Z")
 _BASENAME: Final = re.compile(BASENAME_PATTERN + r"\Z")
 _HASH: Final = re.compile(HASH_PATTERN.removesuffix("$") + r"\Z")

@@ -114,7 +114,7 @@ async def _follow(stderr: asyncio.StreamReader, say: Say) -> list[str]:
 
 
 async def _once(directory: Path, fill: Callable[[Path], Awaitable[None]]) -> None:
-    """Fill a directory unless that was done before; a broken attempt leaves nothing behind."""
+    """Fill a directory unless that was done before; a broken attempt begins anew."""
     if directory.exists():
         return
     partial = directory.with_name(f"{directory.name}.partial")

@@ -85,15 +85,16 @@ def _libraries(packages: list[Package]) -> tuple[LibraryStep, ...]:
 
 
 def _library(name: str, parts: list[Package], known: Iterable[str]) -> LibraryStep:
-    platform = PLATFORM if name == PYTHON else ()
+    present = set(known)
+    platform = [other for other in PLATFORM if other in present] if name == PYTHON else []
     depends = {MERGED.get(need, need) for part in parts for need in part.depends}
-    needs = ({*depends, *platform} & set(known)) - {name}
+    needs = ({*depends, *platform} & present) - {name}
     return LibraryStep(
         name=name,
         version=_fit(parts[0].version.rpartition(":")[2]),
         parts=tuple(_source(part.archive) for part in parts),
         needs=tuple(sorted(need for need in needs if (name, need) not in CUT)),
-        platform=platform,
+        platform=tuple(platform),
     )
 
 

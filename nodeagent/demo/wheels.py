@@ -36,7 +36,7 @@ class Wheel:
 
 async def download(lock: Path, directory: Path) -> None:
     """Fetch every wheel of the lock into a directory. Raises NodeAgentError without a network."""
-    argv = [sys.executable, "-m", "pip", "download", "-qqq", "--no-deps", "--no-cache-dir"]
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
     argv += ["--require-hashes", "--only-binary", ":all:", "--retries", "1"]
     argv += ["--python-version", PYTHON_VERSION, *_platforms()]
     argv += ["--dest", str(directory), "--requirement", str(lock)]
@@ -44,8 +44,8 @@ async def download(lock: Path, directory: Path) -> None:
     if done.code:
         raise NodeAgentError(
             Reason.CACHE_UNREACHABLE,
-            f"cannot fetch the example's wheels: {done.complaint}; "
-            "is there a network, and an index that pip may use?",
+            "cannot fetch the example's wheels: is there a network, and an index that pip may use? "
+            f"(pip says: {done.complaint})",
         )
 
 

@@ -47,26 +47,36 @@ def hash_tree(path: bytes) -> tuple[bytes, int]:
 
 
 def _parts(path: bytes) -> Iterator[bytes]:
-    info = os.lstat(path)
-    yield OPEN
+    """Walk without recursion: a tree may be deeper than Python's stack."""
+    todo = [(b"", path)]  # what to write, then the node to go into; last first
+    while todo:
+        token, path = todo.pop()
+        yield token
+        if not path:
+            continue
+        info = os.lstat(path)
+        if stat.S_ISDIR(info.st_mode):
+            yield OPEN + DIRECTORY
+            todo.append((CLOSE, b""))
+            for name in sorted(os.listdir(path), reverse=True):
+                todo.append((CLOSE, b""))
+                todo.append((ENTRY + encode(name) + NODE, b"%b/%b" % (path, name)))
+        else:
+            yield from _leaf(path, info)
+
+
+def _leaf(path: bytes, info: os.stat_result) -> Iterator[bytes]:
     if stat.S_ISREG(info.st_mode):
-        yield REGULAR
+        yield OPEN + REGULAR
         if info.st_mode & stat.S_IXUSR:
             yield EXECUTABLE
         yield CONTENTS + info.st_size.to_bytes(8, "little")
         yield from _contents(path, info.st_size)
-        yield bytes(-info.st_size % 8)
+        yield bytes(-info.st_size % 8) + CLOSE
     elif stat.S_ISLNK(info.st_mode):
-        yield SYMLINK + encode(os.readlink(path))
-    elif stat.S_ISDIR(info.st_mode):
-        yield DIRECTORY
-        for name in sorted(os.listdir(path)):
-            yield ENTRY + encode(name) + NODE
-            yield from _parts(b"%b/%b" % (path, name))
-            yield CLOSE
+        yield OPEN + SYMLINK + encode(os.readlink(path)) + CLOSE
     else:
         raise NarError(f"{os.fsdecode(path)} is neither file, directory nor symlink")
-    yield CLOSE
 
 
 def _contents(path: bytes, size: int) -> Iterator[bytes]:

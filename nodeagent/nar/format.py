@@ -4,7 +4,7 @@ from typing import Final
 
 CHUNK: Final = 256 * 1024
 MAX_NAME: Final = 255  # NAME_MAX of every Linux file system
-MAX_TARGET: Final = 4095  # PATH_MAX less the NUL
+MAX_PATH: Final = 4095  # PATH_MAX less the NUL; symlink targets, too
 FILE_MODE: Final = 0o444
 EXECUTABLE_MODE: Final = 0o555
 DIRECTORY_MODE: Final = 0o555

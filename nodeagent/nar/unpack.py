@@ -22,7 +22,7 @@ from nodeagent.nar.format import (
     FILE_MODE,
     MAGIC,
     MAX_NAME,
-    MAX_TARGET,
+    MAX_PATH,
     MTIME,
     NODE,
     OPEN,
@@ -185,7 +185,10 @@ class _Directory:
         if name <= self.last:
             raise NarError(f"file names out of order: {name!r} after {self.last!r}")
         self.last = name
-        return b"%b/%b" % (self.path, name)
+        path = b"%b/%b" % (self.path, name)
+        if len(path) > MAX_PATH:
+            raise NarError(f"a path of {len(path):,} bytes; Linux opens at most {MAX_PATH:,}")
+        return path
 
 
 def _next_entry(stream: _Stream, open_directories: list[_Directory]) -> bytes | None:
@@ -218,7 +221,7 @@ def _leaf(stream: _Stream, path: bytes) -> None:
         finally:
             os.close(fd)
     elif stream.next_is(SYMLINK):
-        target = stream.string(MAX_TARGET, "symlink target")
+        target = stream.string(MAX_PATH, "symlink target")
         if b"\0" in target:
             raise NarError("a symlink target with a NUL byte")
         os.symlink(target, path)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -149,7 +149,7 @@ def _fail(run: _Pass, step: Step, reason: Reason, message: str) -> None:
 
 def _job(run: _Pass, step: Step) -> Job:
     files, location = run.means.files, run.index.get(step.path)
-    where = location and Where(location.url, location.compression, location.sigs)
+    where = Where(location.url, location.compression, location.sigs) if location else None
     found = files.staged(step.path)
     if not os.path.lexists(found):
         found = files.real(step.path)

@@ -22,7 +22,17 @@ from nodeagent.cache import Cache, Undecodable, decoder
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import TrustedKeys
 from nodeagent.names import Reason
-from nodeagent.realise.jobs import Done, Event, Failed, Job, Progress, Where, encode, read_job, read_setup
+from nodeagent.realise.jobs import (
+    Done,
+    Event,
+    Failed,
+    Job,
+    Progress,
+    Where,
+    encode,
+    read_job,
+    read_setup,
+)
 from nodeagent.store import PART_SUFFIX, remove
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -56,7 +66,21 @@ class Pourer:
         return failure
 
     def _pour_from(self, cache: Cache, job: Job) -> Done:
-        where = self._trusted(job, job.where) if job.where else self._ask(cache, job)
+        """Go by the index, and by the cache's own narinfo where the index was wrong."""
+        if job.where is None:
+            return self._bring(cache, job, self._ask(cache, job))
+        try:
+            return self._bring(cache, job, job.where)
+        except NodeAgentError as error:
+            if error.reason is Reason.CACHE_UNREACHABLE:
+                raise
+            where = self._ask(cache, job)
+            if where == job.where:
+                raise
+            return self._bring(cache, job, where)
+
+    def _bring(self, cache: Cache, job: Job, where: Where) -> Done:
+        self._require_trusted(job, where)
         if job.found and self._is(job, Path(job.found)):
             return Done(where.sigs, fetched=False)
         self._fetch(cache, job, where)
@@ -75,9 +99,9 @@ class Pourer:
         claim = (info.path, info.nar_hash, info.nar_size, set(info.references))
         if claim != (job.path, job.nar_hash, job.nar_size, set(job.references)):
             raise _corrupt(cache, job, f"its {name} differs from the release's manifest")
-        return self._trusted(job, Where(info.url, info.compression, info.sigs))
+        return Where(info.url, info.compression, list(info.sigs))
 
-    def _trusted(self, job: Job, where: Where) -> Where:
+    def _require_trusted(self, job: Job, where: Where) -> None:
         signed = keys.fingerprint(job.path, job.nar_hash, job.nar_size, job.references)
         if not self.trusted.verify_texts(where.sigs, signed):
             raise NodeAgentError(
@@ -85,7 +109,6 @@ class Pourer:
                 f"{job.path} has no valid signature by a trusted cache key (trusted: "
                 f"{self.trusted.names}); sign the cache with one, or add the key to --cache-keys",
             )
-        return where
 
     def _is(self, job: Job, tree: Path) -> bool:
         """Tell whether a tree that was found is the path, canonical and whole."""

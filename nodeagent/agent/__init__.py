@@ -1,0 +1,139 @@
+"""The node agent: pins in, verified store and open gates out.
+
+`run` is the composition root; the flow of one pass is `agent.flow`, when passes run and which
+gives way to which is `agent.loop`, what others see of it is `agent.view`.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent import keys, log, source
+from nodeagent.agent.flow import Flow
+from nodeagent.agent.loop import Loop
+from nodeagent.agent.view import AgentView
+from nodeagent.config import AgentSettings
+from nodeagent.errors import NodeAgentError
+from nodeagent.ledger import Ledger
+from nodeagent.metrics import Metrics
+from nodeagent.names import Reason
+from nodeagent.nix import Nix
+from nodeagent.publish import Gates
+from nodeagent.realise import Means
+from nodeagent.report import Problem, Report
+from nodeagent.select import Node
+from nodeagent.serve import health
+from nodeagent.store import StoreFiles
+
+SHUTDOWN_SECONDS = 2.0
+
+
+async def run(settings: AgentSettings) -> bool:
+    """Keep this node's pins realised until cancelled, or for one pass; tell if it succeeded."""
+    logger = log.get()
+    files = StoreFiles(settings.store_root.absolute(), settings.durable)
+    nix = Nix(files.root)
+    ledger = Ledger(settings.state_dir)
+    gates = Gates(settings.run_dir, settings.host_store or str(files.store_dir))
+    metrics = Metrics()
+    report = Report(on_problem=_teller(logger, metrics))
+    node = Node(
+        settings.node_name,
+        settings.fleet,
+        settings.channel,
+        keys.parse_public(_lines(settings.release_keys)),
+    )
+    means = Means(
+        files=files,
+        nix=nix,
+        caches=list(settings.caches.items()),
+        cache_keys=_trusted_lines(settings.cache_keys),
+        workers=settings.workers or len(os.sched_getaffinity(0)),
+    )
+    flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
+    loop = Loop(settings, node, flow, logger)
+
+    async with _listening(AgentView(node, settings.system, flow), settings):
+        logger.info(
+            "started",
+            node=node.name,
+            fleet=node.fleet,
+            channel=node.channel,
+            store=str(files.store_dir),
+            port=settings.port,
+        )
+        async with ledger.owned(
+            on_wait=lambda: logger.info(
+                "waiting for another agent to end", state=str(settings.state_dir)
+            )
+        ):
+            files.claim(share=settings.share_store)
+            await nix.create()
+            await flow.restore()
+            if settings.once:
+                return await loop.once()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(source.watch(settings.pins, loop.wake), name="watch")
+                tasks.create_task(loop.forever(), name="loop")
+    return True
+
+
+@contextlib.asynccontextmanager
+async def _listening(view: AgentView, settings: AgentSettings) -> AsyncIterator[None]:
+    runner = web.AppRunner(health.app(view), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+        yield
+    except OSError as error:
+        raise NodeAgentError(
+            Reason.SETTING_INVALID,
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+            "give another --port",
+        ) from None
+    finally:
+        await runner.cleanup()
+
+
+def _teller(logger: FilteringBoundLogger, metrics: Metrics) -> Callable[[Problem], None]:
+    """Make each new problem a log line and a count."""
+
+    def tell(problem: Problem) -> None:
+        logger.warning(problem.message, reason=problem.reason)
+        metrics.refused(problem.reason)
+
+    return tell
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError as error:
+        raise NodeAgentError(
+            Reason.SETTING_INVALID,
+            f"the public keys {file} cannot be read: {error.strerror}; mount them, or name the "
+            "file with --release-keys or --cache-keys",
+        ) from None
+
+
+def _trusted_lines(file: Path) -> list[str]:
+    """Read the cache keys for the workers; refuse a malformed one now, not in each of them."""
+    lines = _lines(file)
+    keys.parse_public(lines)
+    return lines
+
+
+def _boot_id(settings: AgentSettings) -> str:
+    try:
+        return settings.boot_id_file.read_text().strip()
+    except OSError as error:
+        raise NodeAgentError(
+            Reason.SETTING_INVALID,
+            f"the boot id {settings.boot_id_file} cannot be read: {error.strerror}; "
+            "set --boot-id-file",
+        ) from None

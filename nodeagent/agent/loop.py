@@ -1,0 +1,159 @@
+"""When passes run: on news, on the resync, after a failure; the newest pins win.
+
+Level-triggered: each turn selects anew from the pins as they are now. A pass for a record that
+is no longer the selected one is cancelled; what it finished, the next one finds.
+"""
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent import select, source
+from nodeagent.agent.flow import Flow
+from nodeagent.config import AgentSettings
+from nodeagent.errors import NodeAgentError, first
+from nodeagent.ledger import Held
+from nodeagent.names import Phase
+from nodeagent.report import Target
+from nodeagent.select import Node, Refusal, Wanted
+
+
+class Loop:
+    """Runs passes, one at a time."""
+
+    def __init__(
+        self, settings: AgentSettings, node: Node, flow: Flow, logger: FilteringBoundLogger
+    ) -> None:
+        self.settings, self.node, self.flow, self.logger = settings, node, flow, logger
+        self._news = asyncio.Event()
+        self._failures = 0
+
+    def wake(self) -> None:
+        """Look again now: something outside changed."""
+        self._news.set()
+
+    async def forever(self) -> None:
+        """Pass after pass, until cancelled."""
+        while True:
+            self._news.clear()
+            await self.turn()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._news.wait()
+
+    async def once(self) -> bool:
+        """One turn; tell whether what the pins select is published now."""
+        await self.turn()
+        return self.flow.report.problem is None
+
+    async def turn(self) -> None:
+        """Select, and bring what is selected or, if nothing is, look after what is held."""
+        report = self.flow.report
+        wanted = self._select()
+        held = self.flow.ledger.state.held
+        if isinstance(wanted, Wanted):
+            target, size = _held(wanted), wanted.record.release_size
+            report.wanted = _target(target)
+            self.flow.ledger.accept(wanted)
+        elif held is not None:
+            target, size = held, 0
+        else:
+            report.phase = Phase.WAITING
+            return
+        result = await self._pass(target, size)
+        if result == "published" and isinstance(wanted, Wanted):
+            report.problem = None
+        self._failures = self._failures + 1 if result == "failed" else 0
+        report.phase = Phase.RETRYING if result == "failed" else Phase.IDLE
+
+    def _select(self) -> Wanted | Refusal:
+        """Choose from the pins as they are now; a refusal is reported, not raised."""
+        accepted = self.flow.ledger.accepted(self.node.channel, self.settings.min_serial)
+        try:
+            pins = source.read_pins(self.settings.pins)
+            wanted = select.choose(pins, self.node, accepted, datetime.now(UTC))
+        except NodeAgentError as error:
+            wanted = Refusal(error.reason, error.message)
+        if isinstance(wanted, Refusal):
+            self.flow.report.fail(wanted.reason, wanted.message)
+        return wanted
+
+    async def _pass(self, target: Held, size: int) -> str:
+        """Run one pass; give `published`, `failed` or `preempted`."""
+        started = time.monotonic()
+        task = asyncio.create_task(self.flow.bring(target, size), name=f"pass-{target.serial}")
+        try:
+            result = await self._until_done_or_newer(task, target)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        seconds = time.monotonic() - started
+        self.flow.metrics.passed(result)
+        self.flow.metrics.pass_seconds.observe(seconds)
+        if result == "published":
+            self.flow.metrics.last_success.set(time.time())
+        if result != "published" or self.flow.tally.paths_done:
+            self._say(result, target, seconds)
+        return result
+
+    async def _until_done_or_newer(self, task: asyncio.Task[None], target: Held) -> str:
+        while True:
+            news = asyncio.create_task(self._news.wait(), name="news")
+            try:
+                await asyncio.wait([task, news], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+            if task.done():
+                return self._result(task)
+            self._news.clear()
+            newer = self._select()
+            if isinstance(newer, Wanted) and _held(newer) != target:
+                self._news.set()
+                return "preempted"
+
+    def _result(self, task: asyncio.Task[None]) -> str:
+        try:
+            task.result()
+        except NodeAgentError as error:
+            failure = error
+        except BaseExceptionGroup as group:
+            failure = first(group)
+        else:
+            return "published"
+        self.flow.report.fail(failure.reason, failure.message)
+        return "failed"
+
+    def _say(self, result: str, target: Held, seconds: float) -> None:
+        tally = self.flow.tally
+        self.logger.info(
+            "pass",
+            result=result,
+            release=target.release,
+            serial=target.serial,
+            seconds=round(seconds, 2),
+            paths=tally.paths_done,
+            fetched=tally.paths_fetched,
+            bytes=tally.bytes_done,
+        )
+        self.flow.tally = type(tally)()
+
+    def _pause(self) -> float:
+        """Seconds until the next turn: the resync, or sooner after failures, doubling."""
+        if not self._failures:
+            return self.settings.resync_seconds
+        wait = self.settings.retry_seconds * 2.0 ** min(self._failures - 1, 16)
+        return min(wait, self.settings.retry_max_seconds)
+
+
+def _held(wanted: Wanted) -> Held:
+    record = wanted.record
+    return Held(
+        channel=record.channel, serial=record.serial, release=record.release, caches=wanted.caches
+    )
+
+
+def _target(held: Held) -> Target:
+    return Target(release=held.release, channel=held.channel, serial=held.serial)

@@ -1,0 +1,81 @@
+"""What the endpoints show of the agent, looked up when they are asked."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from nodeagent import readiness
+from nodeagent.agent.flow import Flow
+from nodeagent.readiness import Check, Evidence
+from nodeagent.report import ProfileStatus, Status, Target
+from nodeagent.select import Node
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """Implements what `serve.health` asks for."""
+
+    node: Node
+    system: str
+    flow: Flow
+
+    async def checks(self) -> list[Check]:
+        """Look at the published paths and gates, then judge."""
+        return await asyncio.to_thread(self._checks)
+
+    def _checks(self) -> list[Check]:
+        report = self.flow.report
+        problem = report.problem and (report.problem.reason, report.problem.message)
+        return readiness.judge(
+            Evidence(
+                published=self.flow.published is not None,
+                absent=self.flow.lost(),
+                shut=self.flow.shut(),
+                conflicts=report.conflicts,
+                problem=problem or None,
+            )
+        )
+
+    async def status(self) -> Status:
+        """Put the status document together."""
+        report, tally = self.flow.report, self.flow.tally
+        return Status(
+            node=self.node.name,
+            fleet=self.node.fleet,
+            channel=self.node.channel,
+            system=self.system,
+            phase=report.phase,
+            ready=readiness.is_ready(await self.checks()),
+            wanted=report.wanted,
+            published=self._published(),
+            profiles=self._profiles(),
+            progress=report.progress(tally.bytes_done, tally.paths_done, time.monotonic()),
+            problem=report.problem,
+            conflicts=report.conflicts,
+        )
+
+    async def metrics(self) -> bytes:
+        """Bring the gauges up to date and render."""
+        metrics, report, tally = self.flow.metrics, self.flow.report, self.flow.tally
+        metrics.ready.set(readiness.is_ready(await self.checks()))
+        metrics.phase(report.phase)
+        pouring = report.progress(tally.bytes_done, tally.paths_done, time.monotonic())
+        metrics.bytes_todo.set(pouring.bytes_total - pouring.bytes_done if pouring else 0)
+        if report.wanted is not None:
+            metrics.wanted(report.wanted.release, report.wanted.channel)
+        return metrics.render()
+
+    def _published(self) -> Target | None:
+        held = self.flow.ledger.state.held
+        if self.flow.published is None or held is None:
+            return None
+        return Target(release=held.release, channel=held.channel, serial=held.serial)
+
+    def _profiles(self) -> dict[str, ProfileStatus]:
+        if self.flow.published is None:
+            return {}
+        profiles, shut = self.flow.published.system.profiles, set(self.flow.shut())
+        return {
+            name: ProfileStatus(root=one.root, kind=one.kind, published=name not in shut)
+            for name, one in profiles.items()
+        }

@@ -1,0 +1,53 @@
+"""`nodeagent agent` and `nodeagent status`."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+from pydantic import Field
+
+from nodeagent import names
+from nodeagent.config import AgentSettings, Settings
+
+
+class Agent(AgentSettings):
+    """Keep this node's pins realised, verified and published."""
+
+    def cli_cmd(self) -> None:
+        """Run until SIGTERM or Ctrl-C."""
+        from nodeagent import agent, log
+
+        log.configure()
+        if not asyncio.run(_until_signalled(agent.run(self))):
+            sys.exit(1)
+
+
+class Status(Settings):
+    """Show what an agent is doing, with a progress bar while it pours."""
+
+    url: str = Field(f"http://127.0.0.1:{names.DEFAULT_PORT}", description="the agent's address")
+    output: Literal["text", "json"] = Field("text", description="how to print")
+
+    def cli_cmd(self) -> None:
+        """Print the status."""
+        from nodeagent import status
+
+        url = self.url.rstrip("/")
+        if self.output == "json":
+            print(status.fetch(url).model_dump_json(by_alias=True, indent=1))
+            return
+        shown = status.follow(url) if sys.stdout.isatty() else status.fetch(url)
+        print("\n".join(status.lines(shown)))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, bool]) -> bool:
+    """Run `work`; SIGTERM and SIGINT cancel it, which is a clean end."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        return await task
+    return True

@@ -1,0 +1,56 @@
+"""The agent's settings: flags and `NODEAGENT_*` variables of the same names."""
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nodeagent import names
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Base of every sub-command's settings."""
+
+    model_config = SettingsConfigDict(env_prefix="NODEAGENT_", frozen=True)
+
+
+class AgentSettings(Settings):
+    """Keep this node's pins realised, verified and published."""
+
+    pins: Path = Field(Path("/etc/nodeagent/pins/pins.json"), description="the pins document")
+    node_name: str = Field(default_factory=platform.node, description="this node's name")
+    fleet: str = Field("default", description="the fleet that records must be signed for")
+    channel: str = Field(names.DEFAULT_CHANNEL, description="this node's channel")
+    system: str = Field(
+        default_factory=lambda: f"{platform.machine()}-linux", description="this node's Nix system"
+    )
+    caches: dict[str, str] = Field(
+        default_factory=dict, description="binary caches that pins may choose: NAME=ADDRESS"
+    )
+    release_keys: Path = Field(
+        Path("/etc/nodeagent/keys/release.pub"), description="public keys that sign records"
+    )
+    cache_keys: Path = Field(
+        Path("/etc/nodeagent/keys/cache.pub"), description="public keys that sign store paths"
+    )
+    min_serial: int = Field(0, ge=0, description="the lowest serial that a new node takes")
+    store_root: Path = Field(Path("/"), description="the store is nix/store below this directory")
+    share_store: bool = Field(default=False, description="add to a store that is not nodeagent's")
+    host_store: str | None = Field(
+        None, description="what the host calls the store directory (default: as here)"
+    )
+    state_dir: Path = Field(Path(names.STATE_DIR), description="durable state")
+    run_dir: Path = Field(Path(names.RUN_DIR), description="gates; a tmpfs in production")
+    boot_id_file: Path = Field(Path(names.BOOT_ID_FILE), description="names the current boot")
+    host: str = Field("0.0.0.0", description="address of the endpoints")  # noqa: S104 probes come from the kubelet
+    port: int = Field(names.DEFAULT_PORT, ge=0, le=65535, description="port of the endpoints")
+    workers: int = Field(0, ge=0, description="pour workers (0: one per core)")
+    durable: bool = Field(default=True, description="sync data before it becomes visible")
+    resync_seconds: Seconds = Field(300.0, description="look at everything again this often")
+    retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")
+    retry_max_seconds: Seconds = Field(120.0, description="longest wait after a failed pass")
+    once: bool = Field(default=False, description="one pass, then exit: 0 published, 1 not")

@@ -1,0 +1,156 @@
+"""The node's durable memory: what it accepted, what it published, the manifests it needs.
+
+One process at a time owns it; another waits for the lock.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from nodeagent import model, release
+from nodeagent.errors import NodeAgentError
+from nodeagent.model import Digest, Document
+from nodeagent.names import Reason
+from nodeagent.pins import Envelope
+from nodeagent.select import Accepted, Wanted
+from nodeagent.store import write_file
+
+VERSION: Final = 1
+POLL_SECONDS: Final = 1.0
+
+
+class Held(Document):
+    """What is published: enough to publish it again without pins, cache or API server."""
+
+    channel: str
+    serial: int
+    release: Digest
+    caches: tuple[str, ...]
+
+
+class ChannelMemory(Document):
+    """What was accepted in one channel."""
+
+    floor: int = 0
+    accepted: tuple[Envelope, ...] = ()
+
+
+class State(Document):
+    """The state file."""
+
+    version: int = VERSION
+    channels: Mapping[str, ChannelMemory] = {}
+    held: Held | None = None
+    verified_boot: str | None = None
+
+
+class Ledger:
+    """State under one directory, written in single steps that survive a power cut."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.state = State()
+
+    @contextlib.asynccontextmanager
+    async def owned(self, on_wait: Callable[[], None]) -> AsyncIterator[None]:
+        """Hold the lock, waiting while another agent does, and read the state."""
+        self._releases.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "lock").open("w") as lock:
+            waiting = False
+            while not _try_lock(lock.fileno()):
+                if not waiting:
+                    on_wait()
+                waiting = True
+                await asyncio.sleep(POLL_SECONDS)
+            self.state = self._read()
+            yield
+
+    def accepted(self, channel: str, min_serial: int) -> Accepted:
+        """Give what selection must know of the past."""
+        memory = self.state.channels.get(channel, ChannelMemory())
+        held = self.state.held
+        return Accepted(
+            frozenset(envelope.identity for envelope in memory.accepted),
+            max(memory.floor, min_serial),
+            held.serial if held is not None and held.channel == channel else None,
+        )
+
+    def accept(self, wanted: Wanted) -> None:
+        """Remember an accepted record, and of the older ones the newest that differs."""
+        channel = wanted.record.channel
+        memory = self.state.channels.get(channel, ChannelMemory())
+        older = [one for one in memory.accepted if one.identity != wanted.envelope.identity]
+        fresh = ChannelMemory(floor=wanted.floor, accepted=(*older[-3:], wanted.envelope))
+        if fresh != memory:
+            self._write(channels={**self.state.channels, channel: fresh})
+
+    def publish(self, held: Held, boot: str) -> None:
+        """Remember what is published, and that it was verified in this boot."""
+        if (held, boot) != (self.state.held, self.state.verified_boot):
+            self._write(held=held, verified_boot=boot)
+            self._forget_manifests(held.release)
+
+    def manifest(self, digest: str) -> bytes | None:
+        """Give a manifest that was kept."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._manifest(digest).read_bytes()
+        return None
+
+    def keep_manifest(self, digest: str, manifest: bytes) -> None:
+        """Keep a manifest that was checked against its digest."""
+        if not self._manifest(digest).exists():
+            write_file(self._manifest(digest), manifest)
+
+    @property
+    def _releases(self) -> Path:
+        return self.directory / "releases"
+
+    def _manifest(self, digest: str) -> Path:
+        return self.directory / release.manifest_file(digest)
+
+    def _forget_manifests(self, published: str) -> None:
+        """Drop the manifests of records that are no longer remembered."""
+        keep = {published}
+        for memory in self.state.channels.values():
+            keep.update(envelope.peek().release for envelope in memory.accepted)
+        files = {self._manifest(digest).name for digest in keep}
+        for file in self._releases.iterdir():
+            if file.name not in files:
+                file.unlink()
+
+    def _read(self) -> State:
+        file = self.directory / "state.json"
+        try:
+            state = State.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return State()
+        except ValidationError as error:
+            raise NodeAgentError(
+                Reason.STORE_UNUSABLE,
+                f"{file} cannot be read: {model.explain(error)}; move it away to start afresh "
+                "(then set --min-serial)",
+            ) from None
+        if state.version > VERSION:
+            raise NodeAgentError(
+                Reason.STORE_UNUSABLE,
+                f"{file} has version {state.version}, this nodeagent knows {VERSION}; upgrade it",
+            )
+        return state
+
+    def _write(self, **changes: object) -> None:
+        self.state = self.state.model_copy(update=changes)
+        data = self.state.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        write_file(self.directory / "state.json", data.encode())
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

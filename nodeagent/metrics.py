@@ -1,0 +1,82 @@
+"""Prometheus metrics, in a registry of their own: one object per agent, nothing global."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, generate_latest
+
+from nodeagent import __version__
+from nodeagent.names import Metric, Phase, Reason
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+HELP: Final[dict[Metric, str]] = {
+    Metric.READY: "1 if a published generation is intact",
+    Metric.PHASE: "1 for what the agent is doing now",
+    Metric.PUBLISHED_INFO: "The published release, by digest and channel",
+    Metric.WANTED_INFO: "The release that the pins select, by digest and channel",
+    Metric.SERIAL: "Serial of the published channel record",
+    Metric.PASSES: "Passes by result",
+    Metric.REFUSALS: "Pins, records, releases and paths refused, by reason",
+    Metric.PASS_SECONDS: "Duration of passes",
+    Metric.PATHS_POURED: "Store paths brought and registered",
+    Metric.BYTES_POURED: "Bytes of NAR brought, unpacked",
+    Metric.BYTES_TODO: "Bytes of NAR that the running pass has still to bring",
+    Metric.LAST_SUCCESS: "Unix time of the last pass that succeeded",
+    Metric.BUILD_INFO: "The running nodeagent",
+}
+
+
+class Metrics:
+    """Every metric of one agent."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.ready = self._gauge(Metric.READY)
+        self.serial = self._gauge(Metric.SERIAL)
+        self.bytes_todo = self._gauge(Metric.BYTES_TODO)
+        self.last_success = self._gauge(Metric.LAST_SUCCESS)
+        self._phase = self._gauge(Metric.PHASE, "phase")
+        self._published = self._gauge(Metric.PUBLISHED_INFO, "digest", "channel")
+        self._wanted = self._gauge(Metric.WANTED_INFO, "digest", "channel")
+        self._passes = self._counter(Metric.PASSES, "result")
+        self._refusals = self._counter(Metric.REFUSALS, "reason")
+        self.paths_poured = self._counter(Metric.PATHS_POURED)
+        self.bytes_poured = self._counter(Metric.BYTES_POURED)
+        self.pass_seconds = Summary(
+            Metric.PASS_SECONDS, HELP[Metric.PASS_SECONDS], registry=self.registry
+        )
+        self._gauge(Metric.BUILD_INFO, "version").labels(__version__).set(1)
+
+    def phase(self, now: Phase) -> None:
+        """Mark the one phase that is on."""
+        for phase in Phase:
+            self._phase.labels(phase).set(phase is now)
+
+    def published(self, digest: str, channel: str, serial: int) -> None:
+        """Tell which release is published."""
+        self._published.clear()
+        self._published.labels(digest, channel).set(1)
+        self.serial.set(serial)
+
+    def wanted(self, digest: str, channel: str) -> None:
+        """Tell which release is wanted."""
+        self._wanted.clear()
+        self._wanted.labels(digest, channel).set(1)
+
+    def passed(self, result: str) -> None:
+        """Count a pass: `published`, `preempted` or `failed`."""
+        self._passes.labels(result).inc()
+
+    def refused(self, reason: Reason) -> None:
+        """Count a refusal."""
+        self._refusals.labels(reason).inc()
+
+    def render(self) -> bytes:
+        """Write the text exposition format."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: Metric, *labels: str) -> Gauge:
+        return Gauge(name, HELP[name], labels, registry=self.registry)
+
+    def _counter(self, name: Metric, *labels: str) -> Counter:
+        return Counter(name.removesuffix("_total"), HELP[name], labels, registry=self.registry)

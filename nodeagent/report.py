@@ -1,0 +1,115 @@
+"""Report: what the agent says of itself at /v1/status, and how it is kept.
+
+`Report` is the agent's own running account; `Status` is the document others read.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from nodeagent import __version__
+from nodeagent.model import Document
+from nodeagent.names import API_VERSION, Phase, Reason
+from nodeagent.pins import Moment
+
+
+class Target(Document):
+    """A release as selected or published."""
+
+    release: str
+    channel: str
+    serial: int
+
+
+class Progress(Document):
+    """How far the running pass is; bytes are of NARs, unpacked; rate in bytes per second."""
+
+    bytes_done: int
+    bytes_total: int
+    paths_done: int
+    paths_total: int
+    bytes_per_second: float
+    eta_seconds: float | None
+
+
+class Problem(Document):
+    """The last thing that went wrong and still does."""
+
+    reason: Reason
+    message: str
+    since: Moment
+
+
+class ProfileStatus(Document):
+    """One published profile."""
+
+    root: str
+    kind: str
+    published: bool
+
+
+class Status(Document):
+    """The document at /v1/status."""
+
+    api_version: Literal["nodeagent.dev/v1"] = API_VERSION
+    kind: Literal["Status"] = "Status"
+    version: str = __version__
+    node: str
+    fleet: str
+    channel: str
+    system: str
+    phase: Phase
+    ready: bool
+    wanted: Target | None
+    published: Target | None
+    profiles: Mapping[str, ProfileStatus]
+    progress: Progress | None
+    problem: Problem | None
+    conflicts: tuple[str, ...] = ()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Report:
+    """The account that the agent keeps while it works; `on_problem` hears each new problem."""
+
+    on_problem: Callable[[Problem], None] = lambda _: None
+    clock: Callable[[], datetime] = _utc_now
+    phase: Phase = Phase.STARTING
+    wanted: Target | None = None
+    problem: Problem | None = None
+    conflicts: tuple[str, ...] = ()
+    bytes_total: int = 0
+    paths_total: int = 0
+    poured_from: float = 0.0
+
+    def fail(self, reason: Reason, message: str) -> None:
+        """Note a problem; the same one again is no news and keeps its `since`."""
+        old = self.problem
+        if old is None or (old.reason, old.message) != (reason, message):
+            self.problem = Problem(reason=reason, message=message, since=self.clock())
+            self.on_problem(self.problem)
+
+    def pouring(self, bytes_total: int, paths_total: int, now: float) -> None:
+        """Note what a pass has to bring; `now` is monotonic, in seconds."""
+        self.bytes_total, self.paths_total, self.poured_from = bytes_total, paths_total, now
+
+    def progress(self, bytes_done: int, paths_done: int, now: float) -> Progress | None:
+        """Work out rate and time left while a pass pours."""
+        if self.phase is not Phase.POURING:
+            return None
+        elapsed = now - self.poured_from
+        rate = bytes_done / elapsed if elapsed > 0 else 0.0
+        left = self.bytes_total - bytes_done
+        return Progress(
+            bytes_done=bytes_done,
+            bytes_total=self.bytes_total,
+            paths_done=paths_done,
+            paths_total=self.paths_total,
+            bytes_per_second=round(rate, 1),
+            eta_seconds=round(left / rate, 1) if rate else None,
+        )

@@ -1,0 +1,1 @@
+"""What others read over HTTP: the agent's endpoints, and a binary cache."""

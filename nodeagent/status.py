@@ -1,0 +1,97 @@
+"""`nodeagent status`: what an agent says of itself, for people."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import urllib3
+from pydantic import ValidationError
+
+from nodeagent import model
+from nodeagent.errors import NodeAgentError
+from nodeagent.names import Phase, Reason
+from nodeagent.report import Status
+
+POLL_SECONDS: Final = 0.25
+TIMEOUT_SECONDS: Final = 5.0
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+
+def fetch(url: str) -> Status:
+    """Ask an agent; raises NodeAgentError if there is none or it is no agent."""
+    try:
+        answer = urllib3.request("GET", f"{url}/v1/status", timeout=TIMEOUT_SECONDS, retries=False)
+        return Status.model_validate_json(answer.data)
+    except urllib3.exceptions.HTTPError as error:
+        cause = str(getattr(error, "reason", error)).rpartition(">: ")[2]
+    except ValidationError as error:
+        cause = f"its answer is not an agent's: {model.explain(error)}"
+    raise NodeAgentError(
+        Reason.SETTING_INVALID,
+        f"no agent answers at {url}: {cause}; start `nodeagent agent`, or name another with --url",
+    )
+
+
+def lines(status: Status) -> Iterator[str]:
+    """Say it in a few lines of plain text."""
+    place = f"fleet {status.fleet}, channel {status.channel}, {status.system}"
+    yield f"node      {status.node} ({place})"
+    yield f"ready     {'yes' if status.ready else 'no'}"
+    yield f"phase     {status.phase}"
+    for name, target in (("wanted", status.wanted), ("published", status.published)):
+        yield f"{name:9} " + (f"{target.release} serial {target.serial}" if target else "nothing")
+    for name, profile in sorted(status.profiles.items()):
+        gate = "" if profile.published else "  (gate shut)"
+        yield f"profile   {name} {profile.kind} {profile.root}{gate}"
+    if status.progress is not None:
+        yield f"progress  {progress_text(status)}"
+    for path in status.conflicts:
+        yield f"conflict  {path} was valid with another hash than released and stays as it is"
+    if status.problem is not None:
+        yield f"problem   {status.problem.reason}: {status.problem.message}"
+
+
+def progress_text(status: Status) -> str:
+    """Say how far a pass is."""
+    now = status.progress
+    if now is None:
+        return str(status.phase)
+    share = now.bytes_done / now.bytes_total if now.bytes_total else 1.0
+    left = "" if now.eta_seconds is None else f", {now.eta_seconds:.0f} s left"
+    return (
+        f"{share:.0%}, {amount(now.bytes_done)} of {amount(now.bytes_total)}, "
+        f"{now.paths_done} of {now.paths_total} paths, {amount(now.bytes_per_second)}/s{left}"
+    )
+
+
+def amount(count: float) -> str:
+    """Write bytes in decimal units, as disks and networks are sold."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def follow(url: str) -> Status:
+    """Show a progress bar on the terminal while the agent pours; give the last status."""
+    from rich import progress  # only where a terminal is attached
+
+    status = fetch(url)
+    if status.progress is None:
+        return status
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, transient=True) as bar:
+        task = bar.add_task(Phase.POURING)
+        while status.progress is not None:
+            now = status.progress
+            bar.update(task, completed=now.bytes_done, total=now.bytes_total)
+            time.sleep(POLL_SECONDS)
+            status = fetch(url)
+    return status
