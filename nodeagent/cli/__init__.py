@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError
 
 from nodeagent import model
+from nodeagent.cli import signals
 from nodeagent.cli.agent import Agent, Status
 from nodeagent.cli.demo import Demo
 from nodeagent.cli.promote import Promote, Rollback
@@ -20,7 +21,6 @@ from nodeagent.errors import NodeAgentError, first
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 
 class NodeAgent(BaseSettings):
@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         CliApp.run(NodeAgent, cli_args=list(argv) or ["--help"])
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return signals.INTERRUPTED
     except NodeAgentError as error:
         return _complain(error)
     except BaseExceptionGroup as group:

@@ -1,15 +1,12 @@
 """`nodeagent agent` and `nodeagent status`."""
 
-import asyncio
-import contextlib
-import signal
 import sys
-from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from nodeagent import names
+from nodeagent.cli import signals
 from nodeagent.config import AgentSettings, Settings
 
 
@@ -21,7 +18,7 @@ class Agent(AgentSettings):
         from nodeagent import agent, log
 
         log.configure()
-        if not asyncio.run(_until_signalled(agent.run(self))):
+        if signals.run(agent.run(self)) is False:
             sys.exit(1)
 
 
@@ -41,13 +38,3 @@ class Status(Settings):
             return
         shown = status.follow(url) if sys.stdout.isatty() else status.fetch(url)
         print("\n".join(status.lines(shown)))
-
-
-async def _until_signalled(work: Coroutine[Any, Any, bool]) -> bool:
-    """Run `work`; SIGTERM and SIGINT cancel it, which is a clean end."""
-    task = asyncio.create_task(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        return await task
-    return True

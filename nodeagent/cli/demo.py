@@ -1,9 +1,11 @@
 """`nodeagent demo`."""
 
+import sys
 from pathlib import Path
 
 from pydantic import Field
 
+from nodeagent.cli import signals
 from nodeagent.config import Settings
 
 
@@ -19,6 +21,7 @@ class Demo(Settings):
 
     def cli_cmd(self) -> None:
         """Run the demo."""
-        from nodeagent import demo
+        from nodeagent.demo import run
 
-        demo.run(self.cache_dir, offline=self.offline)
+        if signals.run(run.show(self.cache_dir, offline=self.offline)) is None:
+            sys.exit(signals.INTERRUPTED)
