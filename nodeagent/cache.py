@@ -10,6 +10,7 @@ import gzip
 import http
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ _GONE: Final = frozenset(
     {http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}
 )
 _READ_CHUNK: Final = 256 * 1024
+_CREDENTIALS: Final = re.compile(r"//[^/?#\s]*@")
+# Only redirects are followed here: `total` would count them, and 0 would forbid them.
+_RETRIES: Final = urllib3.Retry(None, connect=0, read=0, redirect=REDIRECTS, status=0, other=0)
 
 
 class Readable(Protocol):
@@ -81,8 +85,12 @@ class Cache:
     @contextlib.contextmanager
     def open(self, file: str) -> Iterator[Readable | None]:
         """Open a file for streaming; None if the cache has none."""
-        address = urljoin(self.url.rstrip("/") + "/", file)
-        if urlsplit(address).scheme == "file":
+        try:
+            address = urljoin(self.url.rstrip("/") + "/", file)
+            scheme = urlsplit(address).scheme
+        except ValueError as error:
+            raise self._unreachable(file, f"no address ({error})") from None
+        if scheme == "file":
             with self._open_file(address) as source:
                 yield source
             return
@@ -104,8 +112,9 @@ class Cache:
         except FileNotFoundError:
             yield None
             return
-        except OSError as error:
-            raise self._unreachable(address, error.strerror or "unreadable") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            cause = getattr(error, "strerror", None) or "unreadable"
+            raise self._unreachable(address, cause) from None
         with source:
             yield source
 
@@ -125,10 +134,10 @@ class Cache:
             response = self.http.request(
                 "GET",
                 address,
-                headers={"Accept-Encoding": "identity"},
+                headers=self._headers(address),
                 preload_content=False,
                 decode_content=False,
-                retries=urllib3.Retry(0, redirect=REDIRECTS),
+                retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as error:
             raise _Transient(_plain(error)) from None
@@ -137,6 +146,15 @@ class Cache:
         response.close()
         raise _Transient(f"HTTP {response.status} {response.reason or ''}".strip())
 
+    def _headers(self, address: str) -> dict[str, str]:
+        """Ask for bytes as they are; credentials of our address go to its own host alone."""
+        headers = {"Accept-Encoding": "identity"}
+        own = urlsplit(self.url)
+        credentials, at, _ = own.netloc.rpartition("@")
+        if at and own[:2] == urlsplit(address)[:2]:
+            headers.update(urllib3.make_headers(basic_auth=unquote(credentials)))
+        return headers
+
     def unreachable(self, file: str, cause: str) -> NodeAgentError:
         """Say that a file cannot be had from here."""
         return self._unreachable(file, cause)
@@ -144,7 +162,7 @@ class Cache:
     def _unreachable(self, file: str, cause: str) -> NodeAgentError:
         return NodeAgentError(
             Reason.CACHE_UNREACHABLE,
-            f"cache {self.name} ({_address(self.url)}) gave no {file}: {cause}; "
+            f"cache {self.name} ({_bare(self.url)}) gave no {_bare(file)}: {cause}; "
             "check that it runs and that this node can reach it",
         )
 
@@ -191,19 +209,18 @@ def _zstd(source: Readable) -> Readable:
 _DECODERS: Final[dict[str, Callable[[Readable], Readable]]] = {
     "none": lambda source: source,
     "zstd": _zstd,
-    "xz": lambda source: lzma.LZMAFile(cast("IO[bytes]", source)),
+    "xz": lambda source: lzma.LZMAFile(cast("IO[bytes]", source)),  # noqa: SIM115 read by the caller
     "bzip2": lambda source: bz2.BZ2File(cast("IO[bytes]", source)),
-    "gzip": lambda source: gzip.GzipFile(fileobj=cast("IO[bytes]", source)),  # noqa: SIM115 read by the caller
+    "gzip": lambda source: gzip.GzipFile(fileobj=cast("IO[bytes]", source)),
 }
 
 
 def _plain(error: Exception) -> str:
     """Say what urllib3 means without its wrapping."""
     cause = getattr(error, "reason", None) or error
-    return str(cause).rpartition(">: ")[2] or type(cause).__name__
+    return _bare(str(cause).rpartition(">: ")[2]) or type(cause).__name__
 
 
-def _address(url: str) -> str:
-    """Show an address without credentials."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _bare(text: str) -> str:
+    """Take the credentials out of every address in a text."""
+    return _CREDENTIALS.sub("//", text)

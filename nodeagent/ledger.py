@@ -18,10 +18,16 @@ from nodeagent.model import Digest, Document
 from nodeagent.names import Reason
 from nodeagent.pins import Envelope
 from nodeagent.select import Accepted, Wanted
-from nodeagent.store import write_file
+from nodeagent.store import usable, write_file
 
 VERSION: Final = 1
 POLL_SECONDS: Final = 1.0
+
+
+class _Header(Document, extra="ignore"):
+    """What every version of the state file has."""
+
+    version: int = VERSION
 
 
 class Held(Document):
@@ -59,8 +65,10 @@ class Ledger:
     @contextlib.asynccontextmanager
     async def owned(self, on_wait: Callable[[], None]) -> AsyncIterator[None]:
         """Hold the lock, waiting while another agent does, and read the state."""
-        self._releases.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "lock").open("w") as lock:
+        with usable(self.directory):
+            self._releases.mkdir(parents=True, exist_ok=True)
+            file = (self.directory / "lock").open("w")  # noqa: SIM115 closed below
+        with file as lock:
             waiting = False
             while not _try_lock(lock.fileno()):
                 if not waiting:
@@ -103,8 +111,9 @@ class Ledger:
 
     def keep_manifest(self, digest: str, manifest: bytes) -> None:
         """Keep a manifest that was checked against its digest."""
-        if not self._manifest(digest).exists():
-            write_file(self._manifest(digest), manifest)
+        with usable(self.directory):
+            if not self._manifest(digest).exists():
+                write_file(self._manifest(digest), manifest)
 
     @property
     def _releases(self) -> Path:
@@ -119,33 +128,39 @@ class Ledger:
         for memory in self.state.channels.values():
             keep.update(envelope.peek().release for envelope in memory.accepted)
         files = {self._manifest(digest).name for digest in keep}
-        for file in self._releases.iterdir():
-            if file.name not in files:
-                file.unlink()
+        with usable(self.directory):
+            for file in self._releases.iterdir():
+                if file.name not in files:
+                    file.unlink()
 
     def _read(self) -> State:
         file = self.directory / "state.json"
         try:
-            state = State.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return State()
+            with usable(file):
+                data = file.read_bytes() if file.exists() else b"{}"
+            self._require_known(file, _Header.model_validate_json(data).version)
+            return State.model_validate_json(data)
         except ValidationError as error:
             raise NodeAgentError(
                 Reason.STORE_UNUSABLE,
                 f"{file} cannot be read: {model.explain(error)}; move it away to start afresh "
                 "(then set --min-serial)",
             ) from None
-        if state.version > VERSION:
+
+    @staticmethod
+    def _require_known(file: Path, version: int) -> None:
+        """Judge the version first: what else a newer file has, this nodeagent cannot know."""
+        if version > VERSION:
             raise NodeAgentError(
                 Reason.STORE_UNUSABLE,
-                f"{file} has version {state.version}, this nodeagent knows {VERSION}; upgrade it",
+                f"{file} has version {version}, this nodeagent knows {VERSION}; upgrade it",
             )
-        return state
 
     def _write(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
         data = self.state.model_dump_json(by_alias=True, exclude_none=True, indent=1)
-        write_file(self.directory / "state.json", data.encode())
+        with usable(self.directory):
+            write_file(self.directory / "state.json", data.encode())
 
 
 def _try_lock(fd: int) -> bool:

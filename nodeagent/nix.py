@@ -56,7 +56,8 @@ class Nix:
     @property
     def store(self) -> str:
         """The store's address for `--store`."""
-        return "local" if self.root == Path("/") else str(self.root)
+        # auto: the store itself where it may be written, else the daemon that owns it.
+        return "auto" if self.root == Path("/") else str(self.root.absolute())
 
     @property
     def database(self) -> Path:
@@ -67,7 +68,8 @@ class Nix:
         """Make an empty store if there is none; check that its schema is one we know."""
         if not self.database.exists():
             await self._call(self.nix_store, "--load-db")
-        schema = self.database.with_name("schema").read_text().strip()
+        file = self.database.with_name("schema")
+        schema = file.read_text().strip() if file.exists() else "unknown"
         if schema != SCHEMA:
             raise NodeAgentError(
                 Reason.STORE_UNUSABLE,
@@ -107,6 +109,11 @@ class Nix:
         with self._database() as database:
             database.executemany("UPDATE ValidPaths SET sigs = ?, ca = ? WHERE path = ?", rows)
 
+    async def invalid(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """List those that are not valid in the store."""
+        argv = ["--check-validity", "--print-invalid", *paths]
+        return tuple((await self._call(self.nix_store, *argv)).stdout.decode().split())
+
     async def closure(self, roots: Iterable[str]) -> list[Registration]:
         """Give the whole closure of `roots` with everything that is known of each path."""
         argv = ["path-info", "--json", "--recursive", *roots]
@@ -129,9 +136,10 @@ class Nix:
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
+        address = f"{self.database.absolute().as_uri()}?mode=rw"  # never make an empty one
         try:
             with (
-                contextlib.closing(sqlite3.connect(self.database, BUSY_SECONDS)) as database,
+                contextlib.closing(sqlite3.connect(address, BUSY_SECONDS, uri=True)) as database,
                 database,
             ):
                 yield database

@@ -75,7 +75,7 @@ def set_percent(file: Path, channel: str, percent: int) -> Channel:
             f"channel {channel!r} in {file} has no previous record to go back to; promote the "
             "older release anew instead"
         )
-    moved = standing.model_copy(update={"percent": percent})
+    moved = Channel(current=standing.current, previous=standing.previous, percent=percent)
     _write(file, old, old.caches, {channel: moved})
     return moved
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.release import Profile, System, digest12
-from nodeagent.store import StoreFiles, remove, swap_symlink
+from nodeagent.store import StoreFiles, remove, swap_symlink, usable
 
 RELEASE_FILE: Final = "release.json"
+MAX_LINKS: Final = 40  # as many as Linux follows
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class Gates:
         files.set_roots(
             digest12(generation.digest), {name: one.root for name, one in profiles.items()}
         )
-        for name, profile in profiles.items():
-            self._lay_out(files, generation, name, profile)
-        (self.run_dir / "profiles").mkdir(parents=True, exist_ok=True)
-        swap_symlink(self.store, self.host_store)
-        for name in profiles:
-            target = os.path.join("..", "releases", digest12(generation.digest), name)  # noqa: PTH118 a link's text
-            swap_symlink(self.profile(name), target)
+        with usable(self.run_dir):
+            for name, profile in profiles.items():
+                self._lay_out(files, generation, name, profile)
+            (self.run_dir / "profiles").mkdir(parents=True, exist_ok=True)
+            swap_symlink(self.store, self.host_store)
+            for name in profiles:
+                target = os.path.join("..", "releases", digest12(generation.digest), name)  # noqa: PTH118 a link's text
+                swap_symlink(self.profile(name), target)
 
     def withdraw(self, profiles: Iterable[str]) -> None:
         """Close the gates of these profiles: pods that start now wait."""
@@ -93,9 +95,7 @@ class Gates:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(fresh)
         fresh.mkdir(parents=True)
-        root = files.real(profile.root)
-        entries = [entry.name for entry in os.scandir(root)] if root.is_dir() else []
-        for entry in entries:
+        for entry in _entries(files, profile.root):
             (fresh / entry).symlink_to(f"{profile.root}/{entry}")
         facts = {
             "release": generation.digest,
@@ -107,3 +107,14 @@ class Gates:
         remove(fresh / RELEASE_FILE)
         (fresh / RELEASE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         fresh.rename(directory)
+
+
+def _entries(files: StoreFiles, root: str) -> list[str]:
+    """List what a profile holds; its root may be a link to another path of the same store."""
+    place = files.real(root)
+    for _ in range(MAX_LINKS):
+        if not place.is_symlink():
+            break
+        target = place.readlink()
+        place = files.real(str(target)) if target.is_absolute() else place.parent / target
+    return [entry.name for entry in os.scandir(place)] if place.is_dir() else []

@@ -24,6 +24,12 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_STEPS: Final = {
+    errno.ENOSPC: "free space on it",
+    errno.EROFS: "mount it read-write",
+    errno.EACCES: "run as root",
+    errno.EPERM: "run as root",
+}
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,16 @@ class StoreFiles:
         where files cannot be made or staging is on another file system.
         """
         marker = self.ours / "owner"
-        if self.store_dir.exists() and not marker.exists() and not share and any(self.on_disk()):
-            raise NodeAgentError(
-                Reason.FOREIGN_STORE,
-                f"{self.store_dir} holds paths and is not nodeagent's (no {marker}); give another "
-                "--store-root, or --share-store to add to it",
-            )
-        try:
+        with usable(self.store_dir):
+            if not share and not marker.exists() and self.store_dir.exists() and self.on_disk():
+                raise NodeAgentError(
+                    Reason.FOREIGN_STORE,
+                    f"{self.store_dir} holds paths and is not nodeagent's (no {marker}); give "
+                    "another --store-root, or --share-store to add to it",
+                )
             for directory in (self.store_dir, self.staging, self.displaced, self.pending):
                 directory.mkdir(parents=True, exist_ok=True)
             marker.touch()
-        except OSError as error:
-            raise _unusable(error) from None
         if self.staging.stat().st_dev != self.store_dir.stat().st_dev:
             raise NodeAgentError(
                 Reason.STORE_UNUSABLE,
@@ -91,7 +95,7 @@ class StoreFiles:
 
     def on_disk(self) -> set[str]:
         """List what lies in the store directory, registered or not."""
-        with os.scandir(self.store_dir) as entries:
+        with usable(self.store_dir), os.scandir(self.store_dir) as entries:
             names = [entry.name for entry in entries]
         return {f"{STORE_DIR}/{name}" for name in names if _is_content(name)}
 
@@ -106,14 +110,16 @@ class StoreFiles:
     def clean_staging(self, wanted: Iterable[str]) -> None:
         """Remove what an earlier pass left half-done or nobody wants any more."""
         keep = {storepath.basename(path) for path in wanted}
-        for entry in list(os.scandir(self.staging)):
-            if entry.name not in keep:
-                remove(Path(entry.path))
+        with usable(self.staging):
+            for entry in list(os.scandir(self.staging)):
+                if entry.name not in keep:
+                    remove(Path(entry.path))
 
     def clean_displaced(self) -> None:
         """Remove displaced trees; only right after a boot, when no container can hold one."""
-        for entry in list(os.scandir(self.displaced)):
-            remove(Path(entry.path))
+        with usable(self.displaced):
+            for entry in list(os.scandir(self.displaced)):
+                remove(Path(entry.path))
 
     def place(self, paths: Sequence[str]) -> None:
         """Sync the file system, then rename staged paths into the store, roots first.
@@ -121,7 +127,7 @@ class StoreFiles:
         A path that lies there already is exchanged in one step; the displaced tree is kept
         for containers that are bound to it.
         """
-        try:
+        with usable(self.store_dir):
             self._root_pending(paths)
             staged = [
                 path
@@ -134,15 +140,15 @@ class StoreFiles:
                 self._place(path)
             if self.durable:
                 _fsync(self.store_dir)
-        except OSError as error:
-            raise _unusable(error) from None
 
     def _place(self, path: str) -> None:
         source, target = self.staged(path), self.real(path)
         with _path_lock(target):
             if target.is_symlink() or target.exists():
                 _exchange(source, target)
-                source.rename(self.displaced / f"{source.name}.{source.lstat().st_ino}")
+                # The hash part alone: with an inode behind it a long name would grow too long.
+                name = f"{storepath.hash_part(path)}.{source.lstat().st_ino}"
+                source.rename(self.displaced / name)
             else:
                 source.rename(target)
             if target.is_dir() and not target.is_symlink():
@@ -164,11 +170,24 @@ class StoreFiles:
     def set_roots(self, generation: str, roots: dict[str, str]) -> None:
         """Root a generation's profiles, then drop the roots of its single paths."""
         directory = self.roots / generation
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, path in roots.items():
-            swap_symlink(directory / name, path)
-        for entry in os.scandir(self.pending):
-            Path(entry.path).unlink()
+        with usable(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            for name, path in roots.items():
+                swap_symlink(directory / name, path)
+            for entry in list(os.scandir(self.pending)):
+                Path(entry.path).unlink()
+
+
+@contextlib.contextmanager
+def usable(place: Path) -> Iterator[None]:
+    """Say what the file system refuses at `place` as StoreUnusable."""
+    try:
+        yield
+    except OSError as error:
+        step = _STEPS.get(error.errno or 0, "check the disk")
+        raise NodeAgentError(
+            Reason.STORE_UNUSABLE, f"{error.filename or place}: {error.strerror}; {step}"
+        ) from None
 
 
 def swap_symlink(link: Path, target: str) -> None:
@@ -243,16 +262,3 @@ def _fsync(directory: Path) -> None:
 
 def _is_content(name: str) -> bool:
     return storepath.is_basename(name) and not name.endswith((".lock", ".drv.chroot"))
-
-
-def _unusable(error: OSError) -> NodeAgentError:
-    steps = {
-        errno.ENOSPC: "free space on it",
-        errno.EROFS: "mount it read-write",
-        errno.EACCES: "run as root",
-        errno.EPERM: "run as root",
-    }
-    step = steps.get(error.errno or 0, "check the disk")
-    return NodeAgentError(
-        Reason.STORE_UNUSABLE, f"{error.filename or 'the store'}: {error.strerror}; {step}"
-    )

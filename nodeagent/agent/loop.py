@@ -95,7 +95,8 @@ class Loop:
         self.flow.metrics.pass_seconds.observe(seconds)
         if result == "published":
             self.flow.metrics.last_success.set(time.time())
-        if result != "published" or self.flow.tally.paths_done:
+        again = result == "failed" and self._failures  # the first says it; the metric counts on
+        if not again and (result != "published" or self.flow.tally.paths_done):
             self._say(result, target, seconds)
         return result
 

@@ -1,35 +1,26 @@
 """Bake: from store paths to a release in a binary cache.
 
 The same inputs give the same digest: nothing in the manifest depends on time, key or
-compression. What is in the cache already is neither packed nor written again, only re-signed
-if the key's signature is lacking. The manifest appears last, over a complete closure.
+compression. What is in the cache already is not packed again, only signed anew if the key's
+signature is lacking. The manifest appears last, over a complete closure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodeagent import keys
 from nodeagent.bake import closure
+from nodeagent.bake.commit import Commit, known, location_of
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.jobs import Event, Failed, Job, Progress
-from nodeagent.bake.pack import COMPRESSION, Packed
+from nodeagent.bake.pack import Packed
 from nodeagent.bake.pool import Pool
 from nodeagent.bake.spec import Part
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import SecretKey
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
-from nodeagent.release import (
-    Index,
-    Location,
-    Release,
-    Source,
-    digest_of,
-    index_file,
-    manifest_file,
-    references_first,
-)
+from nodeagent.release import Release, Source
 
 
 @dataclass
@@ -43,20 +34,6 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a build left in the cache directory: `nar_bytes` unpacked, `file_bytes` packed."""
-
-    digest: str
-    release: Release
-    manifest: bytes
-    baked: int
-    reused: int
-    signed: int
-    nar_bytes: int
-    file_bytes: int
-
-
-@dataclass(frozen=True)
 class Means:
     """What a build works with; a test puts its own programs in."""
 
@@ -66,113 +43,94 @@ class Means:
     pool: Pool = field(default_factory=Pool)
 
 
-@dataclass
-class _Build:
-    """The paths of one build, references first, and how far each is."""
+@dataclass(frozen=True)
+class Built:
+    """What a build left in the cache directory; bytes of all NARs, unpacked and packed."""
 
-    means: Means
-    paths: Mapping[str, tuple[Registration, str]]
-    order: Sequence[str]
-    tally: Tally
-    on_progress: Callable[[Tally], None]
-    packed: dict[str, Packed | Location] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    locations: dict[str, Location] = field(default_factory=dict)
-    committed: int = 0
-    signed: int = 0
+    digest: str
+    release: Release
+    manifest: bytes
+    baked: int
+    reused: int
+    narinfos_written: int
+    nar_bytes: int
+    file_bytes: int
 
 
 async def build(
     parts: Sequence[Part],
     means: Means,
-    source: Source,
+    source: Source = Source(),  # noqa: B008 frozen
     on_progress: Callable[[Tally], None] = lambda _: None,
 ) -> Built:
     """Bake a release of all parts; raises a NodeAgentError that names every path at fault."""
     closures = [await closure.read(part, means.nix(part.store_root)) for part in parts]
-    release = closure.release_of(closures, source)
-    paths = closure.union(closures)
-    order = list(references_first({path: one.info for path, (one, _) in paths.items()}))
-    run = _Build(means, paths, order, Tally(), on_progress)
+    release, found = closure.release_of(closures, source), closure.union(closures)
+    manifest = release.canonical()
     with means.directory.writing():
-        jobs = list(_jobs(run))
-        run.tally.paths, run.tally.bytes = len(jobs), sum(job.nar_size for job in jobs)
-        _commit(run)
-        await means.pool.run(means.directory.root, jobs, lambda job, event: _on(run, job, event))
-        _refuse(run.failed)
-        manifest = _publish(run, release)
+        commit = Commit(means.directory, means.key, {path: one for path, (one, _) in found.items()})
+        jobs = _jobs(commit, found)
+        await _bake(jobs, means, commit, on_progress)
+        digest = means.directory.put_release(manifest, commit.locations)
     return Built(
-        digest_of(manifest),
+        digest,
         release,
         manifest,
         baked=len(jobs),
-        reused=len(order) - len(jobs),
-        signed=run.signed,
-        nar_bytes=sum(one.info.nar_size for one, _ in paths.values()),
-        file_bytes=sum(location.file_size for location in run.locations.values()),
+        reused=len(found) - len(jobs),
+        narinfos_written=commit.written,
+        nar_bytes=sum(one.info.nar_size for one, _ in found.values()),
+        file_bytes=sum(location.file_size for location in commit.locations.values()),
     )
 
 
-def _jobs(run: _Build) -> Iterator[Job]:
-    """Give the paths that are not in the cache yet; the others are packed already."""
-    for path in run.order:
-        one, tree = run.paths[path]
-        if location := _known(run.means.directory, one):
-            run.packed[path] = location
+def _jobs(commit: Commit, found: Mapping[str, tuple[Registration, str]]) -> list[Job]:
+    """List the paths that are not in the cache yet; the others are packed already."""
+    jobs = []
+    for path in commit.order:
+        one, tree = found[path]
+        if location := known(commit.directory, one):
+            commit.take(path, location)
         else:
-            yield Job(path, tree, one.info.nar_hash, one.info.nar_size)
+            jobs.append(Job(path, tree, one.info.nar_hash, one.info.nar_size))
+    return jobs
 
 
-def _known(directory: CacheDirectory, one: Registration) -> Location | None:
-    """Say where the cache has this very path; other people's signatures hold for the same facts."""
-    found = directory.narinfo(one.path)
-    if (
-        found is None
-        or found.file_hash is None
-        or found.file_size is None
-        or (found.path, found.nar_hash, found.nar_size)
-        != (one.path, one.info.nar_hash, one.info.nar_size)
-        or not directory.has(found.url, found.file_size)
-    ):
-        return None
-    return Location(
-        url=found.url,
-        compression=found.compression,
-        file_hash=found.file_hash,
-        file_size=found.file_size,
-        sigs=found.sigs if set(found.references) == set(one.info.references) else (),
-    )
+async def _bake(
+    jobs: Sequence[Job], means: Means, commit: Commit, on_progress: Callable[[Tally], None]
+) -> None:
+    tally = Tally(paths=len(jobs), bytes=sum(job.nar_size for job in jobs))
+    counted: dict[str, int] = {}
+    failed: dict[str, Failed] = {}
+
+    def on_event(job: Job, event: Event) -> None:
+        if isinstance(event, Progress):
+            count = event.bytes
+            counted[job.path] = counted.get(job.path, 0) + count
+        else:
+            count = job.nar_size - counted.pop(job.path, 0)
+            tally.paths_done += 1
+            commit.take(job.path, location_of(event) if isinstance(event, Packed) else None)
+            commit.advance()
+        if isinstance(event, Failed):
+            failed[job.path] = event
+        tally.bytes_done += count
+        on_progress(tally)
+
+    on_progress(tally)
+    commit.advance()
+    await means.pool.run(means.directory.root, jobs, on_event)
+    _refuse(failed, means.directory)
 
 
-def _on(run: _Build, job: Job, event: Event) -> None:
-    match event:
-        case Progress(count):
-            run.tally.bytes_done += count
-        case Packed():
-            run.packed[job.path] = event
-        case Failed(cause):
-            run.failed[job.path] = cause
-    run.on_progress(run.tally)
-
-
-def _commit(run: _Build) -> None:
-    """Write the narinfo of each packed path whose references all have theirs."""
-
-
-def _publish(run: _Build, release: Release) -> bytes:
-    directory, manifest = run.means.directory, release.canonical()
-    digest = digest_of(manifest)
-    index = Index(paths=run.locations).model_dump_json(by_alias=True)
-    directory.put(index_file(digest), index.encode())
-    directory.put(manifest_file(digest), manifest)
-    return manifest
-
-
-def _refuse(failed: Mapping[str, str]) -> None:
+def _refuse(failed: Mapping[str, Failed], directory: CacheDirectory) -> None:
+    for path, failure in failed.items():
+        if failure.fatal:
+            raise directory.unusable(f"{path}: {failure.cause}")
     if failed:
-        shown = "\n  ".join(f"{path}: {cause}" for path, cause in sorted(failed.items()))
+        shown = "\n  ".join(f"{path}: {failed[path].cause}" for path in sorted(failed))
         raise NodeAgentError(
             Reason.PATH_DAMAGED,
-            f"{len(failed)} store paths cannot be baked; "
-            f"`nix-store --verify --check-contents --repair` restores them:\n  {shown}",
+            f"{len(failed)} store paths are not what the store's database says; "
+            f"repair them with `nix-store --verify --check-contents --repair`:\n  {shown}",
         )

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from nodeagent.bake.pack import PART_SUFFIX
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import STORE_DIR, Reason
 from nodeagent.narinfo import NarInfo
-from nodeagent.release import Location, PathInfo
+from nodeagent.release import Index, Location, PathInfo, digest_of, index_file, manifest_file
 
 CACHE_INFO: Final = f"StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: 40\n".encode()
 
@@ -75,6 +75,14 @@ class CacheDirectory:
         part.write_bytes(data)
         part.rename(file)
 
+    def put_release(self, manifest: bytes, locations: Mapping[str, Location]) -> str:
+        """Write index and manifest, the same bytes for the same facts; give the digest."""
+        digest = digest_of(manifest)
+        index = Index(paths=dict(sorted(locations.items())))
+        self.put(index_file(digest), index.model_dump_json(by_alias=True).encode())
+        self.put(manifest_file(digest), manifest)
+        return digest
+
     def copy(self, name: str, source: Path) -> None:
         """Copy a file in one step."""
         file = self.root / name
@@ -110,7 +118,7 @@ class CacheDirectory:
         for directory in self._directories:
             for entry in os.scandir(directory):
                 if entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
 
     def _describe(self) -> None:
         """Write nix-cache-info; one that is there keeps its priority."""

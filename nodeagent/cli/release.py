@@ -1,24 +1,27 @@
 """`nodeagent release`: build, show, verify, compare and publish releases."""
 
-import asyncio
 import hashlib
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from pydantic_settings import CliApp, CliSubCommand
+from pydantic_settings import CliApp, CliPositionalArg, CliSubCommand
 
-from nodeagent.cli import progress
+from nodeagent import log
+from nodeagent.cli import progress, signals
+from nodeagent.config import Settings
 from nodeagent.errors import NodeAgentError
+from nodeagent.model import Document
 from nodeagent.names import Reason
 
 Output = Literal["text", "json"]
 
 
-class Build(BaseModel):
+class Build(Settings):
     """Bake store paths into a release in a binary cache; prints its digest.
 
     A profile is [SYSTEM:]NAME=STORE_PATH[:KIND], where KIND is env (default), uv-cache or models;
@@ -49,11 +52,14 @@ class Build(BaseModel):
         from nodeagent.bake.directory import CacheDirectory
         from nodeagent.release import Source
 
+        log.configure()
         parts = spec.parts(self.profile, self.store_root, self.system)
         means = bake.Means(CacheDirectory(self.cache), keys.load_secret(self.key))
         source = Source(flake=self.flake, rev=self.rev, lock_digest=_digest(self.lock_file))
         with progress.shown("bake") as show:
-            built = asyncio.run(bake.build(parts, means, source, show))
+            built = signals.run(bake.build(parts, means, source, show))
+        if built is None:
+            sys.exit(signals.INTERRUPTED)
         facts = {
             "release": built.digest,
             "baked": built.baked,
@@ -65,26 +71,116 @@ class Build(BaseModel):
         _say(json.dumps(facts) if self.output == "json" else built.digest)
 
 
-def _digest(lock_file: Path | None) -> str | None:
-    if lock_file is None:
-        return None
-    try:
-        return f"sha256:{hashlib.sha256(lock_file.read_bytes()).hexdigest()}"
-    except OSError as error:
-        raise NodeAgentError(
-            Reason.SETTING_INVALID, f"the lock file {lock_file} cannot be read: {error.strerror}"
-        ) from None
+class Named(Settings):
+    """What names one release."""
+
+    release: CliPositionalArg[str] = Field(
+        description="digest, or the start of one with a cache directory, or a manifest file"
+    )
+    cache: str | None = Field(None, description="directory or address of the cache that has it")
+    output: Output = Field("text", description="how to print")
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+class Show(Named):
+    """Show what is in a release: profiles, number of paths, sizes."""
+
+    def cli_cmd(self) -> None:
+        """Print it."""
+        from nodeagent.bake import find, show
+
+        found = find.find(self.release, self.cache)
+        summary = show.summarise(found.digest, found.release, found.index)
+        _print(summary, show.lines(summary), self.output)
+
+
+class Verify(Named):
+    """Check that a release is whole in a cache; lists every fault and exits 1 if there is one."""
+
+    cache_keys: Path = Field(description="file of the public cache keys that are trusted")
+    contents: bool = Field(default=False, description="also unpack and hash every NAR")
+
+    def cli_cmd(self) -> None:
+        """Check, print, and exit 1 for a fault."""
+        from nodeagent import keys
+        from nodeagent.bake import find, verify
+
+        trusted = keys.parse_public(_read(self.cache_keys).decode(errors="replace").splitlines())
+        found = find.find(self.release, self.cache)
+        verified = verify.verify(found, trusted, contents=self.contents)
+        _print(verified, verify.lines(verified), self.output)
+        if verified.faults:
+            sys.exit(1)
+
+
+class Diff(Settings):
+    """Compare two releases: profiles, packages, and what a node would fetch."""
+
+    old: CliPositionalArg[str] = Field(description="the release that a node has")
+    new: CliPositionalArg[str] = Field(description="the release that it would get")
+    cache: str | None = Field(None, description="directory or address of the cache that has both")
+    output: Output = Field("text", description="how to print")
+
+    def cli_cmd(self) -> None:
+        """Print the difference."""
+        from nodeagent.bake import diff, find
+
+        old, new = find.find(self.old, self.cache), find.find(self.new, self.cache)
+        found = diff.diff((old.digest, old.release), (new.digest, new.release), new.index)
+        _print(found, diff.lines(found), self.output)
+
+
+class Publish(Settings):
+    """Copy releases from one cache directory to another; prints their digests."""
+
+    source: CliPositionalArg[Path] = Field(description="cache directory to copy from")
+    target: CliPositionalArg[Path] = Field(description="cache directory to copy to")
+    release: list[str] = Field(
+        [], description="digest (or the start of one) of what to copy (default: all)"
+    )
+
+    def cli_cmd(self) -> None:
+        """Copy, and print what was copied."""
+        from nodeagent.bake import find, publish
+        from nodeagent.bake.directory import CacheDirectory
+
+        for name in self.release or find.listed(self.source):
+            done = publish.publish(name, self.source, CacheDirectory(self.target))
+            _say(done.digest)
 
 
 class Release(BaseModel):
     """Build releases, look at them, and copy them from cache to cache."""
 
     build: CliSubCommand[Build]
+    show: CliSubCommand[Show]
+    verify: CliSubCommand[Verify]
+    diff: CliSubCommand[Diff]
+    publish: CliSubCommand[Publish]
 
     def cli_cmd(self) -> None:
         """Run what was asked for."""
         CliApp.run_subcommand(self)
+
+
+def _digest(lock_file: Path | None) -> str | None:
+    return None if lock_file is None else f"sha256:{hashlib.sha256(_read(lock_file)).hexdigest()}"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NodeAgentError(
+            Reason.SETTING_INVALID, f"{file} cannot be read: {error.strerror}; check the path"
+        ) from None
+
+
+def _print(document: Document, lines: Iterable[str], output: Output) -> None:
+    if output == "json":
+        _say(document.model_dump_json(by_alias=True, indent=1))
+    else:
+        _say("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

@@ -1,16 +1,16 @@
 """`nodeagent serve`: a cache directory over HTTP."""
 
-import asyncio
-import contextlib
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from nodeagent import names
+from nodeagent.cli import signals
+from nodeagent.config import Settings
 
 
-class Serve(BaseModel):
+class Serve(Settings):
     """Serve a binary cache directory as static files."""
 
     directory: CliPositionalArg[Path] = Field(description="the cache directory")
@@ -18,8 +18,7 @@ class Serve(BaseModel):
     port: int = Field(names.DEFAULT_PORT, ge=0, le=65535, description="port to listen on")
 
     def cli_cmd(self) -> None:
-        """Run until Ctrl-C or SIGTERM."""
+        """Run until SIGTERM or Ctrl-C."""
         from nodeagent.serve import binarycache
 
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(binarycache.serve(self.directory, self.host, self.port))
+        signals.run(binarycache.serve(self.directory, self.host, self.port))

@@ -202,8 +202,8 @@ def _next_entry(stream: _Stream, open_directories: list[_Directory]) -> bytes | 
         stream.expect(CLOSE)
         open_directories.pop()
         os.utime(directory.path, _TIMES)
+        os.chmod(directory.path, DIRECTORY_MODE if open_directories else STAGED_DIRECTORY_MODE)
         if open_directories:
-            os.chmod(directory.path, DIRECTORY_MODE)
             stream.expect(CLOSE)
     return None
 
