@@ -67,7 +67,7 @@ class Ledger:
         """Hold the lock, waiting while another agent does, and read the state."""
         with usable(self.directory):
             self._releases.mkdir(parents=True, exist_ok=True)
-            file = (self.directory / "lock").open("w")  # noqa: SIM115 closed below
+            file = (self.directory / "lock").open("w")
         with file as lock:
             waiting = False
             while not _try_lock(lock.fileno()):
@@ -157,10 +157,11 @@ class Ledger:
             )
 
     def _write(self, **changes: object) -> None:
-        self.state = self.state.model_copy(update=changes)
-        data = self.state.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        state = self.state.model_copy(update=changes)
+        data = state.model_dump_json(by_alias=True, exclude_none=True, indent=1)
         with usable(self.directory):
             write_file(self.directory / "state.json", data.encode())
+        self.state = state  # only now: what is not on disk is written with the next change
 
 
 def _try_lock(fd: int) -> bool:

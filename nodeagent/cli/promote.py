@@ -42,7 +42,7 @@ class Promote(Settings):
             print(f"channel {self.channel}: {self.percent} % of the nodes")
             return
         promotion = promote.Promotion(
-            manifest=self._manifest(),
+            manifest=self._manifest(self.release),
             fleet=self.fleet,
             channel=self.channel,
             caches=self.caches,
@@ -54,8 +54,10 @@ class Promote(Settings):
         record = promote.promote(self.pins, promotion, self._key(), datetime.now(UTC))
         print(f"{record.release} serial {record.serial} in {self.pins}")
 
-    def _manifest(self) -> bytes:
-        raise NotImplementedError
+    def _manifest(self, name: str) -> bytes:
+        from nodeagent.bake.find import find
+
+        return find(name, self.cache).release.canonical()
 
     def _key(self) -> SecretKey:
         from nodeagent import keys

@@ -28,7 +28,7 @@ for pair in "$store $root{STORE_DIR}" "$gate $root$at"; do
     mount --bind ${{pair}}
     mount -o remount,bind,ro "${{pair#* }}"
 done
-exec env -i HOME=/tmp chroot "$root" "$@"
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp chroot "$root" "$@"
 """
 
 

@@ -76,7 +76,7 @@ async def _closure(downloads: Path, stage: Stage, *, offline: bool) -> tuple[Pat
     """Build the profile from wheels, or the small one where nothing can be fetched."""
     if not offline:
         try:
-            inputs = await profile.fetch(downloads, _say)
+            inputs = await profile.fetch(downloads.absolute(), _say)
             return await profile.build(inputs, stage / "build", _say), True
         except NodeAgentError as error:
             if error.reason is not Reason.CACHE_UNREACHABLE:

@@ -1,0 +1,26 @@
+"""How the tests run: Hypothesis profiles, and the few fixtures that many files share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests import nars
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=False,  # Each run looks elsewhere,
+    print_blob=True,  # … and says how to come back.
+    deadline=None,  # A busy machine is no bug.
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Give a directory that goes away whatever modes its files were given."""
+    with nars.scratch() as directory:
+        yield directory
