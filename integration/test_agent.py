@@ -206,6 +206,21 @@ async def test_while_a_lost_path_cannot_be_had_its_gate_stays_shut(tmp_path: Pat
         assert not (node.run_dir / "profiles/ds").exists()
 
 
+async def test_a_path_lost_while_no_agent_ran_shuts_the_gates_of_its_generation(
+    tmp_path: Path,
+) -> None:
+    site, node = site_and_node(tmp_path)
+    closure = site.closure()
+    site.promote(await site.release(closure))
+    assert await node.once() == 0
+    node.real(closure.paths[1]).rename(tmp_path / "lost")
+    shutil.rmtree(site.cache)
+    async with node.agent():
+        await node.until_problem(Reason.NAR_MISSING)
+        assert not (node.run_dir / "profiles/ds").exists()
+        assert (await node.get("/readyz"))[0] == 503
+
+
 async def test_a_second_agent_on_the_same_state_waits_and_says_so(tmp_path: Path) -> None:
     site, node = site_and_node(tmp_path)
     manifest = await site.release(site.closure())

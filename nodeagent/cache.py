@@ -12,7 +12,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
@@ -167,6 +167,17 @@ class Cache:
         )
 
 
+@contextlib.contextmanager
+def opened(addresses: Iterable[tuple[str, str]]) -> Iterator[list[Cache]]:
+    """Own caches by (name, address); their connections end with the block."""
+    caches = [Cache(name, url) for name, url in addresses]
+    try:
+        yield caches
+    finally:
+        for cache in caches:
+            cache.http.clear()
+
+
 @dataclass
 class _Body:
     """A response's body, whose faults are the cache's."""
@@ -218,7 +229,8 @@ _DECODERS: Final[dict[str, Callable[[Readable], Readable]]] = {
 def _plain(error: Exception) -> str:
     """Say what urllib3 means without its wrapping."""
     cause = getattr(error, "reason", None) or error
-    return _bare(str(cause).rpartition(">: ")[2]) or type(cause).__name__
+    text = str(cause.args[0]) if cause.args else ""
+    return _bare(text.rpartition(">: ")[2]) or type(cause).__name__
 
 
 def _bare(text: str) -> str:

@@ -16,7 +16,7 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.model import Digest, Document, NarHash, ProfileName, Size, StorePath
 from nodeagent.names import API_VERSION, RESERVED_PROFILES, Kind, Reason
 
-MAX_MANIFEST_BYTES: Final = 256 << 20
+MAX_MANIFEST_BYTES: Final = 64 << 20
 
 
 class PathInfo(Document):

@@ -9,8 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nodeagent import keys, plan, release, source, verify
-from nodeagent.cache import Cache
+from nodeagent import cache, keys, plan, release, source, verify
 from nodeagent.errors import NodeAgentError
 from nodeagent.ledger import Held, Ledger
 from nodeagent.metrics import Metrics
@@ -48,7 +47,7 @@ class Flow:
         self._publish(target, system)
 
     async def restore(self) -> None:
-        """Publish what was published before, if it is intact, without asking anybody."""
+        """Publish what was published before if it is intact, else shut its gates; asks nobody."""
         held, state = self.ledger.state.held, self.ledger.state
         if state.verified_boot != self.boot_id:
             await asyncio.to_thread(self._forget_last_boot)
@@ -57,7 +56,9 @@ class Flow:
         system = await self._system(held, 0)
         if state.verified_boot == self.boot_id:
             self._verified.update(system.paths)
-        if not (await self._plan(system, {})).steps and not await self._verify(system):
+        if (await self._plan(system, {})).steps or await self._verify(system):
+            self.gates.withdraw(system.profiles)
+        else:
             self._publish(held, system)
 
     def lost(self) -> Sequence[str]:
@@ -86,9 +87,7 @@ class Flow:
         manifest = self.ledger.manifest(target.release)
         if manifest is None:
             self._enter(Phase.FETCHING_MANIFEST)
-            manifest = await asyncio.to_thread(
-                source.fetch_manifest, self._caches(target), target.release, manifest_size
-            )
+            manifest = await asyncio.to_thread(self._fetch_manifest, target, manifest_size)
         parsed = await asyncio.to_thread(release.parse, manifest, target.release)
         self.ledger.keep_manifest(target.release, manifest)
         return release.for_system(parsed, self.system)
@@ -133,7 +132,7 @@ class Flow:
         self.tally = Tally()
         self.report.pouring(todo.bytes, len(todo.steps), time.monotonic())
         self._enter(Phase.POURING)
-        index = await asyncio.to_thread(self._index, target)
+        index = await asyncio.to_thread(self._fetch_index, target)
         try:
             failures = await realise(todo, self._means(target), index, self.tally)
         finally:
@@ -169,11 +168,13 @@ class Flow:
         self.gates.withdraw_all()
         self.means.files.clean_displaced()
 
-    def _index(self, target: Held) -> Mapping[str, Location]:
-        return source.fetch_index(self._caches(target), target.release)
+    def _fetch_manifest(self, target: Held, size: int) -> bytes:
+        with cache.opened(self._addresses(target)) as caches:
+            return source.fetch_manifest(caches, target.release, size)
 
-    def _caches(self, target: Held) -> list[Cache]:
-        return [Cache(name, url) for name, url in self._addresses(target)]
+    def _fetch_index(self, target: Held) -> Mapping[str, Location]:
+        with cache.opened(self._addresses(target)) as caches:
+            return source.fetch_index(caches, target.release)
 
     def _addresses(self, target: Held) -> list[tuple[str, str]]:
         return source.caches_for(target.caches, dict(self.means.caches))

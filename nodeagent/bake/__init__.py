@@ -20,7 +20,7 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.keys import SecretKey
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
-from nodeagent.release import Release, Source
+from nodeagent.release import Location, Release, Source, references_first
 
 
 @dataclass
@@ -66,10 +66,14 @@ async def build(
     """Bake a release of all parts; raises a NodeAgentError that names every path at fault."""
     closures = [await closure.read(part, means.nix(part.store_root)) for part in parts]
     release, found = closure.release_of(closures, source), closure.union(closures)
+    order = references_first({path: one.info for path, (one, _) in found.items()})
     manifest = release.canonical()
     with means.directory.writing():
         commit = Commit(means.directory, means.key, {path: one for path, (one, _) in found.items()})
-        jobs = _jobs(commit, found)
+        there = _there(commit)
+        jobs = [_job(*found[path]) for path in order if path not in there]
+        for path, location in there.items():
+            commit.take(path, location)
         await _bake(jobs, means, commit, on_progress)
         digest = means.directory.put_release(manifest, commit.locations)
     return Built(
@@ -84,16 +88,14 @@ async def build(
     )
 
 
-def _jobs(commit: Commit, found: Mapping[str, tuple[Registration, str]]) -> list[Job]:
-    """List the paths that are not in the cache yet; the others are packed already."""
-    jobs = []
-    for path in commit.order:
-        one, tree = found[path]
-        if location := known(commit.directory, one):
-            commit.take(path, location)
-        else:
-            jobs.append(Job(path, tree, one.info.nar_hash, one.info.nar_size))
-    return jobs
+def _there(commit: Commit) -> dict[str, Location]:
+    """Find what is in the cache already."""
+    found = {path: known(commit.directory, one) for path, one in commit.paths.items()}
+    return {path: location for path, location in found.items() if location}
+
+
+def _job(one: Registration, tree: str) -> Job:
+    return Job(one.path, tree, one.info.nar_hash, one.info.nar_size)
 
 
 async def _bake(
@@ -110,15 +112,14 @@ async def _bake(
         else:
             count = job.nar_size - counted.pop(job.path, 0)
             tally.paths_done += 1
-            commit.take(job.path, location_of(event) if isinstance(event, Packed) else None)
-            commit.advance()
+        if isinstance(event, Packed):
+            commit.take(job.path, location_of(event))
         if isinstance(event, Failed):
             failed[job.path] = event
         tally.bytes_done += count
         on_progress(tally)
 
     on_progress(tally)
-    commit.advance()
     await means.pool.run(means.directory.root, jobs, on_event)
     _refuse(failed, means.directory)
 

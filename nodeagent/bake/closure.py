@@ -11,7 +11,7 @@ from nodeagent.bake.spec import Part
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
-from nodeagent.release import Release, Source, System
+from nodeagent.release import Release, Source, System, require_complete
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ async def read(part: Part, nix: Nix) -> Closure:
 
 
 def release_of(closures: Iterable[Closure], source: Source) -> Release:
-    """Make the manifest; raises SettingInvalid for a profile name that cannot be."""
+    """Make the manifest, closure-complete; raises SettingInvalid for a name that cannot be."""
     try:
-        return Release(
+        release = Release(
             source=source,
             systems={
                 closure.part.system: System(
@@ -54,6 +54,9 @@ def release_of(closures: Iterable[Closure], source: Source) -> Release:
             Reason.SETTING_INVALID,
             f"this cannot be a release: {model.explain(error)}; choose other names",
         ) from None
+    for name, system in release.systems.items():
+        require_complete(name, system)
+    return release
 
 
 def union(closures: Iterable[Closure]) -> Mapping[str, tuple[Registration, str]]:

@@ -4,15 +4,14 @@ So whoever asks the cache while a build runs, or after one that was ended, finds
 references are not there too; and the next build goes on where this one ended.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
 from nodeagent import keys
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.pack import COMPRESSION, Packed
 from nodeagent.keys import SecretKey
 from nodeagent.nix import Registration
-from nodeagent.release import Location, PathInfo, references_first
+from nodeagent.release import Location, PathInfo
 
 
 def known(directory: CacheDirectory, one: Registration) -> Location | None:
@@ -50,40 +49,33 @@ def signed_by(key: SecretKey, path: str, info: PathInfo, sigs: Iterable[str]) ->
     return tuple(sorted(others | {key.sign_text(data)}))
 
 
-@dataclass
 class Commit:
-    """What of a build is packed, and what has its narinfo."""
+    """Which of a build's paths have their narinfo, and which wait for those they refer to."""
 
-    directory: CacheDirectory
-    key: SecretKey
-    paths: Mapping[str, Registration]
-    locations: dict[str, Location] = field(default_factory=dict)
-    written: int = 0
-    _packed: dict[str, Location | None] = field(default_factory=dict)
-    _order: Sequence[str] = ()
-    _at: int = 0
+    def __init__(
+        self, directory: CacheDirectory, key: SecretKey, paths: Mapping[str, Registration]
+    ) -> None:
+        self.directory, self.key, self.paths = directory, key, paths
+        self.locations: dict[str, Location] = {}
+        self.written = 0
+        self._packed: dict[str, Location] = {}
+        self._lacking = {path: {*one.info.references} - {path} for path, one in paths.items()}
+        self._referrers: dict[str, list[str]] = {path: [] for path in paths}
+        for path, lacking in self._lacking.items():
+            for reference in lacking:
+                self._referrers[reference].append(path)
 
-    def __post_init__(self) -> None:
-        infos = {path: one.info for path, one in self.paths.items()}
-        self._order = tuple(references_first(infos))
-
-    @property
-    def order(self) -> Sequence[str]:
-        """Every path after its references: the best order to pack them in, too."""
-        return self._order
-
-    def take(self, path: str, location: Location | None) -> None:
-        """Note that a path is packed, or that it failed (None)."""
+    def take(self, path: str, location: Location) -> None:
+        """Note that a path is packed, and write every narinfo that is now due."""
         self._packed[path] = location
-
-    def advance(self) -> None:
-        """Write the narinfos that are due; what refers to a failed path never is."""
-        while self._at < len(self._order) and self._order[self._at] in self._packed:
-            path = self._order[self._at]
-            self._at += 1
-            location, one = self._packed[path], self.paths[path]
-            if location and self.locations.keys() >= {*one.info.references} - {path}:
-                self._write(one, location)
+        due = [path]
+        while due:
+            path = due.pop()
+            if path in self._packed and not self._lacking[path]:
+                self._write(self.paths[path], self._packed.pop(path))
+                for referrer in self._referrers[path]:
+                    self._lacking[referrer].remove(path)
+                due += self._referrers[path]
 
     def _write(self, one: Registration, location: Location) -> None:
         sigs = signed_by(self.key, one.path, one.info, (*location.sigs, *one.sigs))

@@ -42,7 +42,8 @@ class CacheDirectory:
                 try:
                     yield
                 finally:
-                    self._clean()
+                    with contextlib.suppress(OSError):  # else it would hide what went wrong
+                        self._clean()
         except OSError as error:
             raise self.unusable(str(error)) from None
 

@@ -38,11 +38,14 @@ class Pool:
         async with process.started([*self.argv, str(directory)], stderr=None) as child:
             while todo and child.returncode is None:
                 await _do(child, todo, on_event)
+            assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
+            child.stdin.close()
+            await child.wait()
 
 
 async def _do(child: asyncio.subprocess.Process, todo: deque[Job], on_event: OnEvent) -> None:
     """Have one job done; a worker that dies over it ends them all."""
-    assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
+    assert child.stdin is not None  # noqa: S101 as above
     assert child.stdout is not None  # noqa: S101 as above
     job = todo.popleft()
     with contextlib.suppress(ConnectionError):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError
 
 from nodeagent import model
@@ -34,13 +34,13 @@ class NodeAgent(BaseSettings):
         cli_avoid_json=True,
     )
 
-    agent: CliSubCommand[Agent]
-    release: CliSubCommand[Release]
-    promote: CliSubCommand[Promote]
-    rollback: CliSubCommand[Rollback]
-    status: CliSubCommand[Status]
-    serve: CliSubCommand[Serve]
-    demo: CliSubCommand[Demo]
+    agent: CliSubCommand[Agent] = Field(description="keep a node's pins realised and published")
+    release: CliSubCommand[Release] = Field(description="build, show, verify, compare, publish")
+    promote: CliSubCommand[Promote] = Field(description="sign a release into the pins")
+    rollback: CliSubCommand[Rollback] = Field(description="back to the previous release")
+    status: CliSubCommand[Status] = Field(description="what an agent is doing")
+    serve: CliSubCommand[Serve] = Field(description="serve a cache directory over HTTP")
+    demo: CliSubCommand[Demo] = Field(description="see it work on this machine")
 
     def cli_cmd(self) -> None:
         """Run the sub-command."""

@@ -7,22 +7,20 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import urllib3
-
 from nodeagent import process, status
 from nodeagent.demo import baseline, profile
+from nodeagent.demo.commands import first_lines, run, say, shown, until_answers
+from nodeagent.demo.compare import Measured, table
 from nodeagent.demo.pod import Pod
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.store import remove
 
 PROFILE: Final = "ds"
-READY_SECONDS: Final = 120.0
-COMMAND_SECONDS: Final = 600.0
 TASK: Final = """
 import numpy, pandas, requests, fastapi, kubernetes, hera.workflows
 frame = pandas.DataFrame({"x": numpy.arange(6).reshape(2, 3).sum(axis=0)})
@@ -36,15 +34,15 @@ print("Python", sys.version.split()[0], "with", ssl.OPENSSL_VERSION, "says", jso
 
 @dataclass(frozen=True)
 class Stage:
-    """The directories and ports of one demo."""
+    """The directory and ports of one demo."""
 
     directory: Path
     cache_port: int
     agent_port: int
 
-    def __truediv__(self, name: str) -> Path:
-        """Give a path inside."""
-        return self.directory / name
+    def at(self, name: str) -> str:
+        """Give a path inside, as an argument."""
+        return str(self.directory / name)
 
     @property
     def agent_url(self) -> str:
@@ -56,57 +54,58 @@ async def show(downloads: Path, *, offline: bool) -> bool:
     """Run the demo and clean up, also when cancelled."""
     began = time.monotonic()
     with _stage() as stage:
-        root, real_input = await _closure(downloads, stage, offline=offline)
+        root, is_real = await _closure(downloads.absolute(), stage, offline=offline)
         await _publish(stage, root)
-        async with _cache(stage), _agent(stage) as poured:
-            pod = Pod(stage / "pod", stage / "run", PROFILE)
-            task = [f"{pod.profile_dir}/bin/python3", "-c", TASK if real_input else BUILTIN_TASK]
-            _say("a task in a pod without Python: its root holds /nix/store and "
-                 f"{pod.profile_dir}, nothing else")  # fmt: skip
-            rows = [("agent: empty store to ready", poured), *await _tasks(pod, task)]
-            if real_input:
-                rows += await _baseline(stage, task[1:])
-            _table(rows)
+        async with _cache(stage), _agent(stage) as filling:
+            pod = Pod(stage.directory / "pod", stage.directory / "run", PROFILE)
+            task = [f"{pod.profile_dir}/bin/python3", "-c", TASK if is_real else BUILTIN_TASK]
+            measured = Measured(filling, *await _tasks(pod, task))
+            if is_real:
+                measured = replace(measured, today=await _today(stage, task[1:]))
+            table(measured)
             await _how_to_look(stage)
-        _say(f"cleaning up; the demo took {time.monotonic() - began:.0f} s")
+        say(f"cleaning up; the demo took {time.monotonic() - began:.0f} s")
     return True
 
 
 async def _closure(downloads: Path, stage: Stage, *, offline: bool) -> tuple[Path, bool]:
     """Build the profile from wheels, or the small one where nothing can be fetched."""
+    scratch, cause = stage.directory / "build", "asked for"
     if not offline:
         try:
-            inputs = await profile.fetch(downloads.absolute(), _say)
-            return await profile.build(inputs, stage / "build", _say), True
+            inputs = await profile.fetch(downloads, say)
+            return await profile.build(inputs, scratch, say), True
         except NodeAgentError as error:
             if error.reason is not Reason.CACHE_UNREACHABLE:
                 raise
-            _say(f"no network ({error.message}): using the small built-in closure instead")
-    return await profile.builtin(stage / "build", _say), False
+            cause = error.message
+    say(f"no network ({cause}): using the small built-in closure instead")
+    return await profile.builtin(scratch, say), False
 
 
 async def _publish(stage: Stage, root: Path) -> None:
     """Make keys, bake and sign the release, write the pins."""
     for name in ("cache", "release"):
-        await _do(
-            "nix-store", "--generate-binary-cache-key", f"demo-{name}-1",
-            str(stage / f"{name}.sec"), str(stage / f"{name}.pub"),
-        )  # fmt: skip
-    digest = await _nodeagent(
-        "release", "build", "--store-root", str(stage / "build"), "--cache", str(stage / "cache"),
-        "--key", str(stage / "cache.sec"), "--profile", f"{PROFILE}={root}",
-    )  # fmt: skip
-    await _nodeagent(
-        "promote", "--pins", str(stage / "pins/pins.json"), "--cache", str(stage / "cache"),
-        "--release", digest.split()[0], "--key", str(stage / "release.sec"), "--fleet", "demo",
-    )  # fmt: skip
+        pair = stage.at(f"{name}.sec"), stage.at(f"{name}.pub")
+        await run("nix-store", "--generate-binary-cache-key", f"demo-{name}-1", *pair)
+    digest = await run(
+        *("nodeagent", "release", "build", "--profile", f"{PROFILE}={root}"),
+        *("--store-root", stage.at("build"), "--cache", stage.at("cache")),
+        *("--key", stage.at("cache.sec")),
+    )
+    await run(
+        *("nodeagent", "promote", "--release", digest, "--cache", stage.at("cache")),
+        *("--pins", stage.at("pins/pins.json"), "--fleet", "demo"),
+        *("--key", stage.at("release.sec")),
+    )
 
 
 @contextlib.asynccontextmanager
 async def _cache(stage: Stage) -> AsyncIterator[None]:
-    argv = ["serve", str(stage / "cache"), "--host", "127.0.0.1", "--port", str(stage.cache_port)]
-    async with process.started(_show("nodeagent", argv), stderr=None):
-        await _until_answers(f"http://127.0.0.1:{stage.cache_port}/nix-cache-info")
+    address = ["--host", "127.0.0.1", "--port", str(stage.cache_port)]
+    argv = shown("nodeagent", ["serve", stage.at("cache"), *address])
+    async with process.started(argv, stderr=None):
+        await until_answers(f"http://127.0.0.1:{stage.cache_port}/nix-cache-info")
         yield
 
 
@@ -114,19 +113,20 @@ async def _cache(stage: Stage) -> AsyncIterator[None]:
 async def _agent(stage: Stage) -> AsyncIterator[float]:
     """Start an agent with an empty store; gives the seconds until it was ready."""
     argv = [
-        "agent", "--store-root", str(stage / "node"), "--state-dir", str(stage / "state"),
-        "--run-dir", str(stage / "run"), "--pins", str(stage / "pins/pins.json"),
-        "--caches", f"main=http://127.0.0.1:{stage.cache_port}", "--fleet", "demo",
-        "--release-keys", str(stage / "release.pub"), "--cache-keys", str(stage / "cache.pub"),
-        "--host", "127.0.0.1", "--port", str(stage.agent_port),
-    ]  # fmt: skip
+        *("agent", "--store-root", stage.at("node"), "--state-dir", stage.at("state")),
+        *("--run-dir", stage.at("run"), "--pins", stage.at("pins/pins.json"), "--fleet", "demo"),
+        *("--caches", f"main=http://127.0.0.1:{stage.cache_port}"),
+        *("--release-keys", stage.at("release.pub"), "--cache-keys", stage.at("cache.pub")),
+        *("--host", "127.0.0.1", "--port", str(stage.agent_port)),
+    ]
     began = time.monotonic()
-    async with process.started(_show("nodeagent", argv), stderr=None):
-        await _until_answers(f"{stage.agent_url}/livez")
-        watching = asyncio.create_task(_watch(stage))
-        await _until_answers(f"{stage.agent_url}/readyz")
-        seconds = time.monotonic() - began
-        watching.cancel()
+    async with process.started(shown("nodeagent", argv), stderr=None):
+        await until_answers(f"{stage.agent_url}/livez")
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(stage), name="watch")
+            await until_answers(f"{stage.agent_url}/readyz")
+            seconds = time.monotonic() - began
+            watching.cancel()
         yield seconds
 
 
@@ -134,83 +134,55 @@ async def _watch(stage: Stage) -> None:
     """Show the agent's progress, a line a second."""
     while True:
         now = await asyncio.to_thread(status.fetch, stage.agent_url)
-        _say(f"  {now.phase}: {status.progress_text(now)}" if now.progress else f"  {now.phase}")
+        say(f"  {now.phase}: {status.progress_text(now)}" if now.progress else f"  {now.phase}")
         await asyncio.sleep(1)
 
 
-async def _tasks(pod: Pod, task: Sequence[str]) -> list[tuple[str, float]]:
-    """Run the task twice, as two pods would."""
-    rows = []
+async def _tasks(pod: Pod, task: Sequence[str]) -> tuple[float, float]:
+    """Run the task twice, as two pods would; gives the seconds of each."""
+    say(
+        "a task in a pod without Python: its root holds /nix/store and "
+        f"{pod.profile_dir}, nothing else"
+    )
     pod.root.mkdir()
-    for name in ("first", "second"):
-        began = time.monotonic()
-        done = await pod.run(task)
-        rows.append((f"profile: start + import, {name} pod", time.monotonic() - began))
-        if done.code != 0:
-            raise NodeAgentError(Reason.INTERNAL_ERROR, f"the task failed: {done.complaint}")
-        _say(f"  {done.stdout.decode().strip()}")
-    return rows
+    return await _task(pod, task), await _task(pod, task)
 
 
-async def _baseline(stage: Stage, task: Sequence[str]) -> list[tuple[str, float]]:
-    _say("for comparison, what a task does today: pip install without a cache, then import")
-    python, seconds = await baseline.install(stage / "venv", profile.EXAMPLE / "requirements.lock")
-    imported = await baseline.timed([str(python), *task])
-    return [("pip install, cold", seconds), ("pip install: start + import", imported)]
+async def _task(pod: Pod, task: Sequence[str]) -> float:
+    began = time.monotonic()
+    done = await pod.run(task)
+    seconds = time.monotonic() - began
+    if done.code != 0:
+        raise NodeAgentError(Reason.INTERNAL_ERROR, f"the task failed: {done.complaint}")
+    say(f"  {done.stdout.decode().strip()}")
+    return seconds
 
 
-def _table(rows: Sequence[tuple[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("what", "seconds", title="measured in this run, on this machine")
-    for what, seconds in rows:
-        table.add_row(what, f"{seconds:.2f}")
-    Console().print(table)
+async def _today(stage: Stage, task: Sequence[str]) -> tuple[float, float]:
+    say("for comparison, what a task does today: pip install without a cache, then import")
+    lock = profile.EXAMPLE / "requirements.lock"
+    python, seconds = await baseline.install(stage.directory / "venv", lock)
+    return seconds, await baseline.timed([str(python), *task])
 
 
 async def _how_to_look(stage: Stage) -> None:
-    _say("how to look:")
-    print(await _nodeagent("status", "--url", stage.agent_url))
-    for path in ("/readyz", "/healthz"):
-        print(await _do("curl", "--silent", f"{stage.agent_url}{path}"))
-    _say(f"also there: {stage.agent_url}/v1/status and {stage.agent_url}/metrics")
+    say("how to look:")
+    say(await run("nodeagent", "status", "--url", stage.agent_url))
+    for path in ("/readyz", "/healthz", "/v1/status", "/metrics"):
+        say(f"$ curl {stage.agent_url}{path}\n{await first_lines(stage.agent_url + path)}")
     if sys.stdin.isatty():
-        _say("the agent runs until you press Enter")
-        await asyncio.to_thread(sys.stdin.readline)
+        say("the agent runs until you press Enter")
+        await _enter()
 
 
-async def _nodeagent(*argv: str) -> str:
-    return await _checked(_show("nodeagent", argv))
-
-
-async def _do(*argv: str) -> str:
-    return await _checked(_show(argv[0], argv[1:]))
-
-
-def _show(program: str, argv: Sequence[str]) -> list[str]:
-    """Print a command as a user would type it, and give it as it is run."""
-    _say(f"$ {program} {' '.join(argv)}")
-    return (
-        [sys.executable, "-m", "nodeagent", *argv] if program == "nodeagent" else [program, *argv]
-    )
-
-
-async def _checked(argv: Sequence[str]) -> str:
-    done = await process.run(argv, timeout=COMMAND_SECONDS)
-    if done.code != 0:
-        raise NodeAgentError(Reason.INTERNAL_ERROR, f"`{argv[-1]}` failed: {done.complaint}")
-    return done.stdout.decode().strip()
-
-
-async def _until_answers(url: str) -> None:
-    async with asyncio.timeout(READY_SECONDS):
-        while True:
-            with contextlib.suppress(urllib3.exceptions.HTTPError):
-                answer = await asyncio.to_thread(urllib3.request, "GET", url, retries=False)
-                if answer.status == 200:
-                    return
-            await asyncio.sleep(0.1)
+async def _enter() -> None:
+    """Wait for a line on the terminal, in a way that Ctrl-C can end."""
+    loop, line = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), line.set)
+    try:
+        await line.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
 
 
 @contextlib.contextmanager
@@ -227,7 +199,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
