@@ -27,7 +27,7 @@ SAMPLES: list[Tree] = [
     Link(b"nowhere"),
     Link(b"t" * 4095),
     Directory(),
-    nars.buried(File(b"deep"), 300),
+    nars.buried(File(b"deep"), 100),
 ]
 
 

@@ -166,7 +166,7 @@ def _from_row(path: str, row: tuple[Any, ...], references: list[str]) -> Registr
         ca=ca,
         deriver=deriver or None,
     )
-    return Registration(path, info, (sigs or "").split())
+    return Registration(path, info, tuple((sigs or "").split()))
 
 
 def _dump_entry(one: Registration) -> str:

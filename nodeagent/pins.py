@@ -8,39 +8,19 @@ pre-authentication encoding before a byte of the payload is parsed
 import base64
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    Base64Bytes,
-    Field,
-    PlainSerializer,
-    ValidationError,
-)
+from pydantic import Base64Bytes, Field, ValidationError
 
 from nodeagent import model
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import SecretKey, TrustedKeys
-from nodeagent.model import Digest, Document, Size
+from nodeagent.model import Digest, Document, Moment, Size
 from nodeagent.names import API_VERSION, RECORD_TYPE, Reason
 
 MAX_PINS_BYTES: Final = 1 << 20  # what a ConfigMap can hold
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC).replace(microsecond=0)
-    except OverflowError:
-        raise ValueError("no moment of the calendar in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_utc), PlainSerializer(_rfc3339, when_used="json")]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from nodeagent import __version__
-from nodeagent.model import Document
+from nodeagent.model import Document, Moment
 from nodeagent.names import API_VERSION, Phase, Reason
-from nodeagent.pins import Moment
 
 
 class Target(Document):

@@ -107,9 +107,7 @@ class Bakery:
     def visible(self) -> set[str]:
         """List what a reader of the directory sees."""
         files = (file for file in self.directory.rglob("*") if file.is_file())
-        return {
-            str(file.relative_to(self.directory)) for file in files if file.name[0] != "."
-        }
+        return {str(file.relative_to(self.directory)) for file in files if file.name[0] != "."}
 
     def hidden(self) -> set[str]:
         """List what was being written, but for the lock."""

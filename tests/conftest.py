@@ -1,5 +1,6 @@
 """How the tests run: Hypothesis profiles, and the few fixtures that many files share."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ hypothesis.settings.register_profile(
     print_blob=True,  # … and says how to come back.
     deadline=None,  # A busy machine is no bug.
 )
+asyncio.set_event_loop(None)  # looptime leaves one behind that nobody closes
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

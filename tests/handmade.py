@@ -96,22 +96,21 @@ class CacheFiles:
         key: SecretKey = CACHE_KEY,
         compression: str = "zstd",
         pack: Callable[[bytes], bytes] = zstandard.compress,
-        **claims: object,
+        tell: Callable[[NarInfo], NarInfo] = lambda info: info,
     ) -> Where:
-        """Put a path there; `claims` are what its narinfo says otherwise. Give where it lies."""
+        """Put a path there, with the narinfo that `tell` makes of the true one. Say where."""
         where = Where(f"nar/{storepath.hash_part(item.path)}.nar", compression, [item.sign(key)])
         self.write(where.url, pack(item.nar))
-        facts: dict[str, object] = {
-            "path": item.path,
-            "url": where.url,
-            "compression": compression,
-            "nar_hash": item.info.nar_hash,
-            "nar_size": item.info.nar_size,
-            "references": item.references,
-            "sigs": tuple(where.sigs),
-        }
-        info = NarInfo(**(facts | claims))  # type: ignore[arg-type] any claim, also a wrong one
-        self.write(f"{storepath.hash_part(item.path)}.narinfo", narinfo.render(info).encode())
+        info = NarInfo(
+            item.path,
+            where.url,
+            compression,
+            item.info.nar_hash,
+            item.info.nar_size,
+            item.references,
+            sigs=tuple(where.sigs),
+        )
+        self.write(f"{storepath.hash_part(item.path)}.narinfo", narinfo.render(tell(info)).encode())
         return where
 
     def write(self, file: str, data: bytes) -> None:
@@ -120,7 +119,7 @@ class CacheFiles:
 
 
 def system(*items: Item, profiles: Mapping[str, str] | None = None) -> System:
-    """Make a node's part of a release; the last item is the root of profile `ds` if none is given."""
+    """Make a node's part of a release; if nothing else is said, the last item is profile `ds`."""
     roots = profiles or {"ds": items[-1].path}
     return System(
         profiles={name: Profile(root=root) for name, root in roots.items()},

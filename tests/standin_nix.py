@@ -13,7 +13,7 @@ def main() -> None:
     known = json.loads((Path(store) / "registered.json").read_text())
     names = [argument for argument in arguments if not argument.startswith("--")]
     if verb == "--check-validity":
-        print("\n".join(name for name in names if name not in known))
+        sys.stdout.write("".join(f"{name}\n" for name in names if name not in known))
         return
     found: set[str] = set()
     while names:
@@ -21,7 +21,7 @@ def main() -> None:
         if name not in found:
             found.add(name)
             names += known[name]["references"]
-    print(json.dumps([{"path": name, **known[name]} for name in sorted(found)]))
+    json.dump([{"path": name, **known[name]} for name in sorted(found)], sys.stdout)
 
 
 if __name__ == "__main__":

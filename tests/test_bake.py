@@ -177,9 +177,7 @@ async def test_a_signature_by_a_lost_key_of_the_same_name_is_replaced(
     assert len(found.sigs) == 1
 
 
-async def test_a_signature_over_other_references_is_dropped(
-    tmp_path: Path, bakery: Bakery
-) -> None:
+async def test_a_signature_over_other_references_is_dropped(tmp_path: Path, bakery: Bakery) -> None:
     store, root = small(tmp_path)
     await Bakery(bakery.directory, key("other", 2)).bake(store.part(ds=root))
     store.registered[root]["references"].remove(root)
@@ -190,9 +188,7 @@ async def test_a_signature_over_other_references_is_dropped(
     assert signed(found, bakery.key)
 
 
-async def test_signatures_that_the_store_has_are_passed_on(
-    tmp_path: Path, bakery: Bakery
-) -> None:
+async def test_signatures_that_the_store_has_are_passed_on(tmp_path: Path, bakery: Bakery) -> None:
     store = Store(tmp_path)
     root = store.add("env", {"bin/x": b""}, sigs=["upstream:c2ln"])
     await bakery.bake(store.part(ds=root))

@@ -41,9 +41,7 @@ async def test_every_root_that_is_not_valid_is_named(bakery: Bakery, store: Stor
     assert there not in error.message
 
 
-async def test_every_path_that_is_lost_from_the_disk_is_named(
-    bakery: Bakery, store: Store
-) -> None:
+async def test_every_path_that_is_lost_from_the_disk_is_named(bakery: Bakery, store: Store) -> None:
     data, more = store.add("data", b"1"), store.add("more", b"2")
     root = store.add("env", {"bin/x": b""}, [data, more])
     for path in (data, more):
@@ -134,9 +132,7 @@ async def test_a_cancelled_build_leaves_whole_files_and_the_next_goes_on(
         if tally.paths_done >= 2:
             begun.set()
 
-    building = asyncio.create_task(
-        build([store.part(ds=root)], bakery.means, on_progress=watch)
-    )
+    building = asyncio.create_task(build([store.part(ds=root)], bakery.means, on_progress=watch))
     await begun.wait()
     building.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -180,9 +176,7 @@ async def test_a_cache_directory_that_cannot_be_written_is_named(
     assert "give another --cache" in error.message
 
 
-async def test_a_nar_that_cannot_be_written_ends_the_build(
-    bakery: Bakery, store: Store
-) -> None:
+async def test_a_nar_that_cannot_be_written_ends_the_build(bakery: Bakery, store: Store) -> None:
     root = store.add("env", {"bin/x": b""})
     gone = f"import shutil; shutil.rmtree({str(bakery.directory / 'nar')!r})"
     run = "import runpy; runpy.run_module('nodeagent.bake.worker', run_name='__main__')"

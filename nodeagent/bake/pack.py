@@ -14,7 +14,7 @@ import zstandard
 
 from nodeagent import nar, storepath
 
-# Twice level 1's time for a tenth less to fetch; above it a build takes longer than `nix copy`.
+# Half again level 1's time for a tenth less to fetch; `nix copy` uses it, too.
 LEVEL: Final = 3
 COMPRESSION: Final = "zstd"
 PART_SUFFIX: Final = ".part"

@@ -159,7 +159,7 @@ class Release(BaseModel):
 
     def cli_cmd(self) -> None:
         """Run what was asked for."""
-        CliApp.run_subcommand(self)
+        CliApp.run_subcommand(self, cli_exit_on_error=False)  # the caller knows the exit codes
 
 
 def _digest(lock_file: Path | None) -> str | None:
