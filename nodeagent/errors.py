@@ -16,7 +16,7 @@ class NodeAgentError(Exception):
 
     @property
     def message(self) -> str:
-        """What failed, why, and the next step: one line, safe to show."""
+        """What failed, why, and the next step: one sentence; a list may follow, a line an item."""
         return str(self)
 
 

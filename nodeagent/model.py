@@ -36,7 +36,8 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 ProfileName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Size = Annotated[int, Field(ge=0, lt=1 << 63)]
 
-_FIRST_WORDS: Final = re.compile(r"\s+")
+EXPLAINED_LETTERS: Final = 300  # keys of a foreign document may be long
+_UNSHOWN: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
 class Document(BaseModel):
@@ -56,4 +57,5 @@ def explain(error: ValidationError) -> str:
     first = faults[0]
     place = ".".join(str(part) for part in first["loc"]) or "document"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return _FIRST_WORDS.sub(" ", f"{place}: {first['msg']}{more}")
+    text = _UNSHOWN.sub(" ", f"{place}: {first['msg']}")
+    return f"{text[:EXPLAINED_LETTERS]}{more}"

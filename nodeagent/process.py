@@ -88,6 +88,8 @@ async def _end(child: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(GRACE_SECONDS):
                 await child.wait()
     _signal(child.pid, signal.SIGKILL)
+    # `wait` also waits for the pipes, and a descendant that left the group may hold them.
+    child._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 no public way
     await child.wait()
 
 

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,12 +210,21 @@ def write_file(file: Path, data: bytes) -> None:
 
 def remove(path: Path) -> None:
     """Remove a tree, also one whose directories are read-only."""
-    if path.is_dir() and not path.is_symlink():
-        for directory, _, _ in os.walk(path):
-            Path(directory).chmod(0o700)
-        shutil.rmtree(path)
-    else:
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    todo, directories = [os.fsencode(path)], []
+    while todo:  # no recursion: a hostile tree may be 2,000 deep
+        directories.append(todo.pop())
+        os.chmod(directories[-1], 0o700)  # noqa: PTH101 names are bytes
+        with os.scandir(directories[-1]) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108 names are bytes
+    for directory in reversed(directories):
+        os.rmdir(directory)  # noqa: PTH106 names are bytes
 
 
 @contextlib.contextmanager

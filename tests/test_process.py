@@ -153,8 +153,7 @@ async def test_a_descendant_that_fled_the_group_does_not_outlast_the_time_out(
                 await child.communicate()
     assert runs(fled)
     assert child.returncode == -signal.SIGTERM
-    while runs(fled):  # It is not ours to end, and holds our pipes until then.
-        await asyncio.sleep(0.05)
+    assert await ended(fled)  # It is not ours to end, and holds our pipes until then.
 
 
 async def test_an_error_inside_ends_the_process_and_comes_out() -> None:
