@@ -156,6 +156,20 @@ async def test_a_descendant_that_fled_the_group_does_not_outlast_the_time_out(
     assert await ended(fled)  # It is not ours to end, and holds our pipes until then.
 
 
+async def test_a_stubborn_leader_whose_descendant_holds_its_pipes_is_left_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.1)
+    script = "trap '' TERM; setsid sleep 60 & echo $!; while :; do sleep 1; done"
+    async with process.started(sh(script)) as child:
+        fled = await told(child)
+    try:
+        assert child.returncode == -signal.SIGKILL
+        assert runs(fled)
+    finally:
+        os.kill(fled, signal.SIGKILL)
+
+
 async def test_an_error_inside_ends_the_process_and_comes_out() -> None:
     with pytest.raises(ZeroDivisionError):
         async with process.started(sh("exec sleep 60")) as child:

@@ -181,3 +181,12 @@ def test_removing_a_link_leaves_what_it_leads_to(scratch: Path) -> None:
     (scratch / "link").symlink_to("tree")
     store.remove(scratch / "link")
     assert tree_at(scratch / "tree") == TREE
+
+
+def test_a_tree_deeper_than_python_recurses_can_be_removed(scratch: Path) -> None:
+    place, deep = scratch / "deep", os.fsencode(scratch) + b"/deep"
+    for _ in range(1500):
+        os.mkdir(deep)
+        deep += b"/d"
+    store.remove(place)
+    assert not place.exists()
