@@ -1,15 +1,44 @@
 """The agent's settings: flags and `NODEAGENT_*` variables of the same names."""
 
 import platform
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nodeagent import names
 
+_CACHE: Final = re.compile(r"(?P<name>[A-Za-z0-9._-]+)=(?P<address>(?:https?|file)://\S+)")
+
+
+def this_node() -> str:
+    """Name this machine."""
+    return platform.node()
+
+
+def this_system() -> str:
+    """Name this machine's Nix system."""
+    return f"{platform.machine()}-linux"
+
+
+def _split(value: object) -> object:
+    return re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+
+
+def _cache(text: str) -> str:
+    if _CACHE.fullmatch(text) is None:
+        raise ValueError(
+            f"{text!r} is no cache: write NAME=ADDRESS, e.g. main=https://cache.example"
+        )
+    return text
+
+
 Seconds = Annotated[float, Field(gt=0)]
+CacheList = Annotated[
+    list[Annotated[str, AfterValidator(_cache)]], NoDecode, BeforeValidator(_split)
+]
 
 
 class Settings(BaseSettings):
@@ -22,14 +51,12 @@ class AgentSettings(Settings):
     """Keep this node's pins realised, verified and published."""
 
     pins: Path = Field(Path("/etc/nodeagent/pins/pins.json"), description="the pins document")
-    node_name: str = Field(default_factory=platform.node, description="this node's name")
+    node_name: str = Field(default_factory=this_node, description="this node's name")
     fleet: str = Field("default", description="the fleet that records must be signed for")
     channel: str = Field(names.DEFAULT_CHANNEL, description="this node's channel")
-    system: str = Field(
-        default_factory=lambda: f"{platform.machine()}-linux", description="this node's Nix system"
-    )
-    caches: dict[str, str] = Field(
-        default_factory=dict, description="binary caches that pins may choose: NAME=ADDRESS"
+    system: str = Field(default_factory=this_system, description="this node's Nix system")
+    caches: CacheList = Field(
+        [], description="binary caches that pins may choose: NAME=ADDRESS, several by commas"
     )
     release_keys: Path = Field(
         Path("/etc/nodeagent/keys/release.pub"), description="public keys that sign records"
@@ -54,3 +81,8 @@ class AgentSettings(Settings):
     retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")
     retry_max_seconds: Seconds = Field(120.0, description="longest wait after a failed pass")
     once: bool = Field(default=False, description="one pass, then exit: 0 published, 1 not")
+
+    @property
+    def cache_addresses(self) -> list[tuple[str, str]]:
+        """The caches as (name, address)."""
+        return [(name, address) for name, _, address in (one.partition("=") for one in self.caches)]

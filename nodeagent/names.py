@@ -73,6 +73,7 @@ class Reason(StrEnum):
     STORE_UNUSABLE = "StoreUnusable"
     NIX_FAILED = "NixFailed"
     NOTHING_PUBLISHED = "NothingPublished"
+    AGENT_UNREACHABLE = "AgentUnreachable"
     SETTING_INVALID = "SettingInvalid"
     INTERNAL_ERROR = "InternalError"
 

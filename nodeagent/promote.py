@@ -67,8 +67,10 @@ def promote(file: Path, promotion: Promotion, key: SecretKey, now: datetime) -> 
 def set_percent(file: Path, channel: str, percent: int) -> Channel:
     """Move a channel's rollout; 0 is the rollback. Raises NodeAgentError, the file untouched."""
     old = _read(file)
-    standing = old.channels.get(channel) if old else None
-    if old is None or standing is None:
+    if old is None:
+        raise _refused(f"there is no file {file}; name the pins with --pins")
+    standing = old.channels.get(channel)
+    if standing is None:
         raise _refused(f"{file} has no channel {channel!r}; promote a release to it first")
     if percent < WHOLE and standing.previous is None:
         raise _refused(

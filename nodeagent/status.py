@@ -23,11 +23,11 @@ def fetch(url: str) -> Status:
         answer = urllib3.request("GET", f"{url}/v1/status", timeout=TIMEOUT_SECONDS, retries=False)
         return Status.model_validate_json(answer.data)
     except urllib3.exceptions.HTTPError as error:
-        cause = str(getattr(error, "reason", error)).rpartition(">: ")[2]
+        cause = str(error.args[-1]).rpartition(": ")[2]
     except ValidationError as error:
         cause = f"its answer is not an agent's: {model.explain(error)}"
     raise NodeAgentError(
-        Reason.SETTING_INVALID,
+        Reason.AGENT_UNREACHABLE,
         f"no agent answers at {url}: {cause}; start `nodeagent agent`, or name another with --url",
     )
 

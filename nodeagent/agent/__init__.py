@@ -51,7 +51,7 @@ async def run(settings: AgentSettings) -> bool:
     means = Means(
         files=files,
         nix=nix,
-        caches=list(settings.caches.items()),
+        caches=settings.cache_addresses,
         cache_keys=_trusted_lines(settings.cache_keys),
         workers=settings.workers or len(os.sched_getaffinity(0)),
     )

@@ -56,9 +56,10 @@ class Flow:
         system = await self._system(held, 0)
         if state.verified_boot == self.boot_id:
             self._verified.update(system.paths)
-        if (await self._plan(system, {})).steps or await self._verify(system):
-            self.gates.withdraw(system.profiles)
-        else:
+        lost = [step.path for step in (await self._plan(system, {})).steps]
+        lost += await self._verify(system)
+        self.gates.withdraw(_users(system, lost))
+        if not lost:
             self._publish(held, system)
 
     def lost(self) -> Sequence[str]:

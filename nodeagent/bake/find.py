@@ -21,6 +21,7 @@ class Found:
     """A release, the cache that has it, and its index if there is one."""
 
     digest: str
+    manifest: bytes
     release: Release
     cache: Cache
     index: Index | None
@@ -51,14 +52,14 @@ def _from_file(file: Path, cache: str | None) -> Found:
         raise _unknown(f"manifest {file}: {error.strerror}") from None
     named = f"sha256:{file.stem}" if _FILE.fullmatch(file.name) else release.digest_of(manifest)
     whence = Cache(str(file), address(cache or str(file.parent.parent)))
-    return Found(named, release.parse(manifest, named), whence, _index(whence, named))
+    return Found(named, manifest, release.parse(manifest, named), whence, _index(whence, named))
 
 
 def _read(digest: str, cache: Cache) -> Found:
     manifest = cache.fetch(release.manifest_file(digest), MAX_MANIFEST_BYTES)
     if manifest is None:
         raise _unknown(f"release {digest} is not in cache {cache.name}")
-    return Found(digest, release.parse(manifest, digest), cache, _index(cache, digest))
+    return Found(digest, manifest, release.parse(manifest, digest), cache, _index(cache, digest))
 
 
 def _index(cache: Cache, digest: str) -> Index | None:

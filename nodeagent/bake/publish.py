@@ -38,7 +38,7 @@ def publish(name: str, source: Path, target: CacheDirectory) -> Published:
         for path in references_first(paths):
             merged[path] = _merged(target, path, paths[path], locations[path])
             target.put_narinfo(path, paths[path], merged[path])
-        target.put_release(found.release.canonical(), merged)
+        target.put_release(found.manifest, merged)
     count = sum(size is not None for size in copied)
     return Published(found.digest, count, len(copied) - count, sum(size or 0 for size in copied))
 

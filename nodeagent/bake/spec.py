@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
-from nodeagent import model, storepath
+from nodeagent import storepath
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Kind, Reason
 from nodeagent.release import Profile
@@ -59,11 +57,10 @@ def _profile(text: str, system: str) -> tuple[str, str, Profile]:
     kind = match["kind"] or Kind.ENV
     if kind not in set(Kind):
         raise _invalid(f"{text!r} has the unknown kind {kind!r} (known: {', '.join(Kind)})")
-    try:
-        profile = Profile(root=_store_path(match["path"]), kind=Kind(kind))
-    except ValidationError as error:
-        raise _invalid(f"{text!r}: {model.explain(error)}") from None
-    return match["name"], match["system"] or system, profile
+    root = _store_path(match["path"])
+    if not storepath.is_path(root):
+        raise _invalid(f"{text!r}: {root} is no store path")
+    return match["name"], match["system"] or system, Profile(root=root, kind=Kind(kind))
 
 
 def _store_path(text: str) -> str:

@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSubCommand, SettingsConfigDict, SettingsError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSubCommand,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
-from nodeagent import model
 from nodeagent.cli import signals
 from nodeagent.cli.agent import Agent, Status
 from nodeagent.cli.demo import Demo
@@ -42,6 +49,17 @@ class NodeAgent(BaseSettings):
     serve: CliSubCommand[Serve] = Field(description="serve a cache directory over HTTP")
     demo: CliSubCommand[Demo] = Field(description="see it work on this machine")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 pydantic-settings gives it
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take sub-commands from the command line alone: a variable STATUS is nobody's."""
+        return (init_settings,)
+
     def cli_cmd(self) -> None:
         """Run the sub-command."""
         CliApp.run_subcommand(self)
@@ -63,12 +81,24 @@ def run(argv: Sequence[str]) -> int:
     except BaseExceptionGroup as group:
         return _complain(first(group))
     except ValidationError as error:
-        print(f"nodeagent: {model.explain(error)}", file=sys.stderr)
-        return USAGE
+        return _usage("; ".join(_flag_fault(fault) for fault in error.errors()))
     except SettingsError as error:
-        print(f"nodeagent: {error}", file=sys.stderr)
-        return USAGE
+        return _usage(str(error))
     return 0
+
+
+def _flag_fault(fault: ErrorDetails) -> str:
+    """Say what is wrong with a flag, by the name that it has on the command line."""
+    names = [part for part in fault["loc"] if isinstance(part, str)]
+    flag = f"--{names[-1].replace('_', '-')}" if names else "command"
+    if fault["type"] == "missing":
+        return f"{flag} is missing"
+    return f"{flag}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _usage(text: str) -> int:
+    print(f"nodeagent: {text}", file=sys.stderr)
+    return USAGE
 
 
 def _complain(error: NodeAgentError) -> int:

@@ -28,7 +28,9 @@ class Promote(Settings):
     fleet: str = Field("default", description="the fleet to sign for")
     channel: str = Field(names.DEFAULT_CHANNEL, description="the channel to sign for")
     key: Path | None = Field(None, description="secret release key, in Nix's format")
-    percent: Percent = Field(100, description="share of the channel's nodes that take it")
+    percent: Percent | None = Field(
+        None, description="share of the channel's nodes that take it (a new release: 100)"
+    )
     expires_days: float = Field(30.0, gt=0, description="nodes accept it for the first time until")
     not_before: AwareDatetime | None = Field(None, description="nodes do not accept it before")
     reason: str = Field("", description="why, for whoever looks later")
@@ -38,8 +40,7 @@ class Promote(Settings):
         from nodeagent import promote
 
         if self.release is None:
-            promote.set_percent(self.pins, self.channel, self.percent)
-            print(f"channel {self.channel}: {self.percent} % of the nodes")
+            self._move()
             return
         promotion = promote.Promotion(
             manifest=self._manifest(self.release),
@@ -47,17 +48,29 @@ class Promote(Settings):
             channel=self.channel,
             caches=self.caches,
             expires_in=timedelta(days=self.expires_days),
-            percent=self.percent,
+            percent=promote.WHOLE if self.percent is None else self.percent,
             not_before=self.not_before,
             reason=self.reason,
         )
         record = promote.promote(self.pins, promotion, self._key(), datetime.now(UTC))
         print(f"{record.release} serial {record.serial} in {self.pins}")
 
+    def _move(self) -> None:
+        """Move the rollout of what stands; nothing is signed."""
+        from nodeagent import promote
+
+        if self.percent is None or self.key or self.not_before or self.reason:
+            raise NodeAgentError(
+                Reason.SETTING_INVALID,
+                "there is no --release: give one to sign, or --percent alone to move the rollout",
+            )
+        promote.set_percent(self.pins, self.channel, self.percent)
+        print(f"channel {self.channel}: {self.percent} % of the nodes")
+
     def _manifest(self, name: str) -> bytes:
         from nodeagent.bake.find import find
 
-        return find(name, self.cache).release.canonical()
+        return find(name, self.cache).manifest
 
     def _key(self) -> SecretKey:
         from nodeagent import keys

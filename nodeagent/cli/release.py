@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic_settings import CliApp, CliPositionalArg, CliSubCommand
 
 from nodeagent import log
 from nodeagent.cli import progress, signals
-from nodeagent.config import Settings
+from nodeagent.config import Settings, this_system
 from nodeagent.errors import NodeAgentError
 from nodeagent.model import Document
 from nodeagent.names import Reason
@@ -34,7 +33,7 @@ class Build(Settings):
     cache: Path = Field(description="cache directory to write to; made if it is not there")
     key: Path = Field(description="secret cache key file, in Nix's format")
     system: str = Field(
-        default_factory=lambda: f"{platform.machine()}-linux",
+        default_factory=this_system,
         description="Nix system of the profiles that name none",
     )
     store_root: list[str] = Field(
