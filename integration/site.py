@@ -57,9 +57,17 @@ class Site:
     def pins(self) -> Path:
         return self.root / "pins/pins.json"
 
-    def closure(self, version: str = "1", **shape: int) -> Closure:
+    def closure(
+        self, version: str = "1", count: int = 5, changed: int = 1, file_bytes: int = 2000
+    ) -> Closure:
         """Make a closure; versions share all but the changed paths."""
-        return closures.make_closure(self.root / "builder", version=version, **shape)
+        return closures.make_closure(
+            self.root / "builder",
+            version=version,
+            count=count,
+            changed=changed,
+            file_bytes=file_bytes,
+        )
 
     async def release(self, closure: Closure, profile: str = "ds") -> bytes:
         """Bake a release of one profile into the cache; give its manifest."""

@@ -131,7 +131,7 @@ def looks(store_root: Path, path: str) -> list[tuple[bytes, int, int, int, int, 
 
 
 def contents(path: bytes) -> bytes:
-    if os.path.islink(path):
-        return os.readlink(path)
     file = Path(os.fsdecode(path))
+    if file.is_symlink():
+        return os.fsencode(file.readlink())
     return file.read_bytes() if file.is_file() else b""

@@ -127,20 +127,24 @@ class Pourer:
         part = target.with_name(target.name + PART_SUFFIX)
         remove(target)
         remove(part)
+        try:
+            self._unpack(cache, job, where, part)
+        except BaseException:
+            remove(part)
+            raise
+        part.rename(target)
+
+    def _unpack(self, cache: Cache, job: Job, where: Where, part: Path) -> None:
         with cache.open(where.url) as source:
             if source is None:
                 raise _missing(cache, job, where.url)
             try:
                 read = decoder(where.compression, source)
                 digest = nar.unpack(read, os.fsencode(part), job.nar_size, self._progress)
-                if (found := storepath.nar_hash(digest)) != job.nar_hash:
-                    raise _corrupt(cache, job, f"its hash is {found} instead of {job.nar_hash}")
             except (nar.NarError, Undecodable) as error:
                 raise _corrupt(cache, job, str(error)) from None
-            finally:
-                if sys.exc_info()[0] is not None:
-                    remove(part)
-        part.rename(target)
+        if (found := storepath.nar_hash(digest)) != job.nar_hash:
+            raise _corrupt(cache, job, f"its hash is {found} instead of {job.nar_hash}")
 
     def _progress(self, count: int) -> None:
         self._unsaid += count
