@@ -61,8 +61,8 @@ def test_the_same_profile_twice_is_one() -> None:
         (["ds"], "'ds' is no profile"),
         (["=x"], "'=x' is no profile"),
         ([f"ds={DS}:venv"], "unknown kind 'venv'"),
-        (["ds=/usr/lib"], "root: String should match pattern"),
-        ([f"ds={DS}/bin"], "root: String should match pattern"),
+        (["ds=/usr/lib"], "is no store path"),
+        ([f"ds={DS}/bin"], "is no store path"),
         ([f"ds={DS}", f"ds={UV}"], "profile ds for x86_64-linux is given twice"),
     ],
 )

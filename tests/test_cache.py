@@ -79,9 +79,11 @@ def serving() -> Iterator[Server]:
         server = Server(listener.server_port)
         thread = threading.Thread(target=listener.serve_forever, args=[0.01])
         thread.start()
-        yield server
-        listener.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            listener.shutdown()
+            thread.join()
 
 
 _one = pytest.fixture(serving, name="server")

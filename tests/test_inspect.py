@@ -125,7 +125,7 @@ def harm_signature(found: Found, root: str) -> Found:
     assert found.index is not None
     location = found.index.paths[root].model_copy(update={"sigs": ("cache-1:AAAA",)})
     index = release.Index(paths={**found.index.paths, root: location})
-    return Found(found.digest, found.release, found.cache, index)
+    return Found(found.digest, found.manifest, found.release, found.cache, index)
 
 
 def test_a_whole_release_has_no_faults(baked: Baked) -> None:

@@ -12,7 +12,7 @@ from tests.statuses import IDLE, POURING, STATUS, agent, written
 def refusal(url: str) -> str:
     with pytest.raises(NodeAgentError) as caught:
         status.fetch(url)
-    assert caught.value.reason is Reason.SETTING_INVALID
+    assert caught.value.reason is Reason.AGENT_UNREACHABLE
     assert caught.value.message.startswith(f"no agent answers at {url}: ")
     assert "\n" not in caught.value.message
     return caught.value.message

@@ -1,0 +1,204 @@
+import asyncio
+import fcntl
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from nodeagent import ledger
+from nodeagent.errors import NodeAgentError
+from nodeagent.ledger import Held, Ledger
+from nodeagent.names import Reason
+from nodeagent.pins import Envelope
+from nodeagent.select import Accepted, Wanted
+from tests.handmade import digest, seal
+
+HELD = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
+
+
+def wanted(envelope: Envelope, floor: int = 0) -> Wanted:
+    return Wanted(envelope.peek(), envelope, ("main",), floor)
+
+
+def never() -> None:
+    pytest.fail("there is nobody to wait for")
+
+
+@pytest.fixture
+async def book(tmp_path: Path) -> AsyncIterator[Ledger]:
+    made = Ledger(tmp_path / "state")
+    async with made.owned(never):
+        yield made
+
+
+async def reopened(old: Ledger) -> Ledger:
+    """Give what another start of the agent would read."""
+    fresh = Ledger(old.directory.parent / "copy")
+    fresh.directory.mkdir(exist_ok=True)
+    (fresh.directory / "state.json").write_bytes((old.directory / "state.json").read_bytes())
+    async with fresh.owned(never):
+        return fresh
+
+
+async def test_a_new_node_remembers_nothing(book: Ledger) -> None:
+    assert book.accepted("stable", 0) == Accepted()
+    assert book.state.held is None
+
+
+async def test_what_was_accepted_outlives_a_restart(book: Ledger) -> None:
+    book.accept(wanted(seal(7), floor=5))
+    expected = Accepted(frozenset({seal(7).identity}), 5)
+    assert book.accepted("stable", 0) == expected
+    assert (await reopened(book)).accepted("stable", 0) == expected
+
+
+async def test_what_was_published_outlives_a_restart(book: Ledger) -> None:
+    book.publish(HELD, "boot-1")
+    state = (await reopened(book)).state
+    assert (state.held, state.verified_boot) == (HELD, "boot-1")
+
+
+async def test_channels_do_not_know_each_other(book: Ledger) -> None:
+    book.accept(wanted(seal(7), floor=5))
+    book.accept(wanted(seal(3, channel="canary"), floor=2))
+    assert book.accepted("stable", 0).floor == 5
+    assert book.accepted("canary", 0).floor == 2
+    assert book.accepted("other", 0) == Accepted()
+
+
+async def test_the_published_serial_counts_in_its_own_channel_alone(book: Ledger) -> None:
+    book.publish(HELD, "boot-1")
+    assert book.accepted("stable", 0).held_serial == 7
+    assert book.accepted("canary", 0).held_serial is None
+
+
+async def test_the_floor_is_never_below_the_setting(book: Ledger) -> None:
+    book.accept(wanted(seal(7), floor=5))
+    assert book.accepted("stable", 4).floor == 5
+    assert book.accepted("stable", 6).floor == 6
+
+
+async def test_a_few_records_are_remembered_and_the_oldest_forgotten(book: Ledger) -> None:
+    for serial in range(1, 8):
+        book.accept(wanted(seal(serial)))
+    remembered = frozenset(seal(serial).identity for serial in (4, 5, 6, 7))
+    assert book.accepted("stable", 0).identities == remembered
+
+
+async def test_the_record_that_was_taken_last_is_forgotten_last(book: Ledger) -> None:
+    for serial in (1, 2, 3, 4, 1, 5, 6, 7):  # 1 again: a rollback
+        book.accept(wanted(seal(serial)))
+    assert seal(1).identity in book.accepted("stable", 0).identities
+
+
+async def test_no_news_is_not_written(book: Ledger) -> None:
+    book.accept(wanted(seal(7)))
+    book.publish(HELD, "boot-1")
+    (book.directory / "state.json").unlink()
+    book.accept(wanted(seal(7)))
+    book.publish(HELD, "boot-1")
+    assert not (book.directory / "state.json").exists()
+
+
+async def test_a_manifest_is_kept_and_given_back(book: Ledger) -> None:
+    assert book.manifest(digest(7)) is None
+    book.keep_manifest(digest(7), b"seven")
+    book.keep_manifest(digest(7), b"the same, so it is not written again")
+    assert book.manifest(digest(7)) == b"seven"
+
+
+async def test_publishing_drops_the_manifests_of_forgotten_records(book: Ledger) -> None:
+    for serial in range(1, 8):
+        book.keep_manifest(digest(serial), b"")
+        book.accept(wanted(seal(serial)))
+    book.keep_manifest(digest(99), b"")
+    book.publish(HELD.model_copy(update={"release": digest(1)}), "boot-1")
+    kept = [serial for serial in (*range(1, 8), 99) if book.manifest(digest(serial)) is not None]
+    assert kept == [1, 4, 5, 6, 7]
+
+
+async def test_a_second_agent_waits_until_the_first_ends(book: Ledger) -> None:
+    waiting, entered = asyncio.Event(), asyncio.Event()
+
+    async def second() -> None:
+        async with Ledger(book.directory).owned(waiting.set):
+            entered.set()
+
+    with (book.directory / "lock").open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    task = asyncio.create_task(second())
+    await waiting.wait()
+    assert not entered.is_set()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_an_agent_that_waited_reads_what_the_first_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "POLL_SECONDS", 0.01)
+    told: list[str] = []
+    first, second = Ledger(tmp_path), Ledger(tmp_path)
+
+    async def wait() -> None:
+        async with second.owned(lambda: told.append("waiting")):
+            pass
+
+    async with first.owned(never):
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0.05)
+        first.publish(HELD, "boot-1")
+    await task
+    assert second.state.held == HELD
+    assert told == ["waiting"]
+
+
+def changed(change: Callable[[dict[str, object]], None]) -> bytes:
+    state: dict[str, object] = {"version": 1, "channels": {}}
+    change(state)
+    return json.dumps(state).encode()
+
+
+async def refusal(directory: Path, state: bytes) -> NodeAgentError:
+    (directory / "state.json").write_bytes(state)
+    with pytest.raises(NodeAgentError) as caught:
+        async with Ledger(directory).owned(never):
+            pytest.fail("it was read")
+    assert caught.value.reason is Reason.STORE_UNUSABLE
+    assert (directory / "state.json").read_bytes() == state
+    return caught.value
+
+
+@pytest.mark.parametrize("more", [{}, {"invention": 1}, {"channels": []}])
+async def test_a_newer_state_is_left_alone_with_advice(
+    tmp_path: Path, more: dict[str, object]
+) -> None:
+    state = changed(lambda state: state.update(more, version=2))
+    message = (await refusal(tmp_path, state)).message
+    assert message.endswith("has version 2, this nodeagent knows 1; upgrade it")
+
+
+@pytest.mark.parametrize(
+    "state", [b"", b"{", b"[]", changed(lambda state: state.update(invention=1))]
+)
+async def test_a_broken_state_is_left_alone_with_advice(tmp_path: Path, state: bytes) -> None:
+    assert "move it away" in (await refusal(tmp_path, state)).message
+
+
+async def test_a_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(NodeAgentError) as caught:
+        async with Ledger(tmp_path / "state").owned(never):
+            pytest.fail("there is no such directory")
+    assert caught.value.reason is Reason.STORE_UNUSABLE
+
+
+async def test_what_could_not_be_written_is_not_believed_to_be(book: Ledger) -> None:
+    away = book.directory.rename(book.directory.with_name("away"))
+    with pytest.raises(NodeAgentError):
+        book.accept(wanted(seal(7), floor=5))
+    away.rename(book.directory)
+    assert book.accepted("stable", 0) == Accepted()
+    book.accept(wanted(seal(7), floor=5))
+    assert (await reopened(book)).accepted("stable", 0).floor == 5
