@@ -21,7 +21,8 @@ import aiohttp
 
 from integration import closures
 from integration.closures import Closure
-from nodeagent import bake, keys, names, pins, promote, release
+from nodeagent import keys, names, pins, promote, release
+from nodeagent.bake import build
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.spec import Part
 from nodeagent.keys import SecretKey
@@ -72,8 +73,8 @@ class Site:
     async def release(self, closure: Closure, profile: str = "ds") -> bytes:
         """Bake a release of one profile into the cache; give its manifest."""
         part = Part(SYSTEM, closure.store_root, {profile: Profile(root=closure.root)})
-        means = bake.Means(CacheDirectory(self.cache), self.cache_key)
-        return (await bake.build([part], means)).manifest
+        means = build.Means(CacheDirectory(self.cache), self.cache_key)
+        return (await build.build([part], means)).manifest
 
     def promote(self, manifest: bytes, percent: int = 100) -> ChannelRecord:
         """Point the stable channel at a release, as `nodeagent promote` does."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from integration import closures
 from integration.closures import Tree
 from integration.site import SYSTEM, Site
-from nodeagent import bake, release
+from nodeagent import release
+from nodeagent.bake import build
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.spec import Part
 from nodeagent.realise.jobs import Done, Job, Progress, Setup, Where, encode, read_event
@@ -41,8 +42,8 @@ async def publish(site: Site, size: int) -> bytes:
     builder.mkdir()
     closures.add_trees(builder, [Tree(path, fill)])
     part = Part(SYSTEM, builder, {"ds": Profile(root=path)})
-    means = bake.Means(CacheDirectory(site.cache), site.cache_key)
-    return (await bake.build([part], means)).manifest
+    means = build.Means(CacheDirectory(site.cache), site.cache_key)
+    return (await build.build([part], means)).manifest
 
 
 def peak_kib(site: Site, manifest: bytes) -> int:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from integration import closures
 from integration.closures import Tree
-from nodeagent import bake, keys, plan, release, storepath
+from nodeagent import keys, plan, release, storepath
+from nodeagent.bake import build
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.spec import Part
 from nodeagent.nix import Nix
-from nodeagent.realise import Means, Tally, realise
+from nodeagent.realise.run import Means, Tally, realise
 from nodeagent.release import Profile, parse_index
 from nodeagent.store import StoreFiles
 from tests import nars
@@ -80,8 +81,8 @@ def make_cache(root: Path, made: Sequence[tuple[nars.Tree, list[int]]]) -> tuple
     closures.add_trees(builder, trees)
     secret, _ = closures.make_key(root / "keys", "cache-1")
     part = Part(SYSTEM, builder, {"ds": Profile(root=top)})
-    means = bake.Means(CacheDirectory(root / "cache"), keys.load_secret(secret))
-    asyncio.run(bake.build([part], means))
+    means = build.Means(CacheDirectory(root / "cache"), keys.load_secret(secret))
+    asyncio.run(build.build([part], means))
     return root / "cache", [*paths, top]
 
 

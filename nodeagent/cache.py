@@ -140,7 +140,7 @@ class Cache:
                 retries=_RETRIES,
             )
         except urllib3.exceptions.HTTPError as error:
-            raise _Transient(_plain(error)) from None
+            raise _Transient(explain(error)) from None
         if response.status in {http.HTTPStatus.OK, *_GONE}:
             return response
         response.close()
@@ -190,7 +190,7 @@ class _Body:
         try:
             return self.response.read(size, decode_content=False)
         except urllib3.exceptions.HTTPError as error:
-            raise self.cache.unreachable(self.file, _plain(error)) from None
+            raise self.cache.unreachable(self.file, explain(error)) from None
 
 
 def decoder(compression: str, source: Readable) -> Callable[[int], bytes]:
@@ -226,7 +226,7 @@ _DECODERS: Final[dict[str, Callable[[Readable], Readable]]] = {
 }
 
 
-def _plain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Say what urllib3 means without its wrapping."""
     cause = getattr(error, "reason", None) or error
     text = str(cause.args[0]) if cause.args else ""

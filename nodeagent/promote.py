@@ -117,7 +117,7 @@ def _fallback(standing: Channel | None, digest: str) -> Envelope | None:
     if standing is None:
         return None
     whole = standing.percent == WHOLE and standing.current.peek().release != digest
-    return standing.current if whole or standing.previous is None else standing.previous
+    return standing.current if whole else standing.previous
 
 
 def _require_same_fleet(file: Path, old: Pins | None, record: ChannelRecord) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import urllib3
 from pydantic import ValidationError
 
-from nodeagent import model
+from nodeagent import cache, model
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Phase, Reason
 from nodeagent.report import Status
@@ -23,7 +23,7 @@ def fetch(url: str) -> Status:
         answer = urllib3.request("GET", f"{url}/v1/status", timeout=TIMEOUT_SECONDS, retries=False)
         return Status.model_validate_json(answer.data)
     except urllib3.exceptions.HTTPError as error:
-        cause = str(error.args[-1]).rpartition(": ")[2]
+        cause = cache.explain(error)
     except ValidationError as error:
         cause = f"its answer is not an agent's: {model.explain(error)}"
     raise NodeAgentError(

@@ -11,7 +11,8 @@ from typing import Any
 
 from nacl.signing import SigningKey
 
-from nodeagent import bake, nar, storepath
+from nodeagent import nar, storepath
+from nodeagent.bake import build
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.pool import Pool
 from nodeagent.bake.spec import Part
@@ -98,11 +99,11 @@ class Bakery:
         return CacheDirectory(self.directory)
 
     @property
-    def means(self) -> bake.Means:
-        return bake.Means(self.cache, self.key, standin, self.pool)
+    def means(self) -> build.Means:
+        return build.Means(self.cache, self.key, standin, self.pool)
 
-    async def bake(self, *parts: Part) -> bake.Built:
-        return await bake.build(parts, self.means)
+    async def bake(self, *parts: Part) -> build.Built:
+        return await build.build(parts, self.means)
 
     def visible(self) -> set[str]:
         """List what a reader of the directory sees."""

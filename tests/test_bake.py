@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from nodeagent import keys, nar, narinfo, release, storepath
-from nodeagent.bake import Built, Tally, build
+from nodeagent.bake.build import Built, Tally, build
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.narinfo import NarInfo

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.bake import Tally, build
+from nodeagent.bake.build import Tally, build
 from nodeagent.bake.pool import Pool
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason

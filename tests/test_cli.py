@@ -217,8 +217,8 @@ def test_the_status_of_an_agent_is_printed_as_json(capsys: Output) -> None:
 def pinned(tmp_path: Path) -> Path:
     """Give pins with two records."""
     file = tmp_path / "pins.json"
-    one = Promotion(manifest(Item(path("ds"))), "ml", "stable", ["main"], timedelta(days=1))
-    for _ in range(2):
+    for name in ("one", "two"):
+        one = Promotion(manifest(Item(path(name))), "ml", "stable", ["main"], timedelta(days=1))
         promote.promote(file, one, RELEASE_KEY, NOW)
     return file
 

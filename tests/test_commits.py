@@ -6,12 +6,12 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent import realise as realising
 from nodeagent import release
 from nodeagent.nix import Nix, Registration
 from nodeagent.plan import Plan, Step
-from nodeagent.realise import Means, Tally
+from nodeagent.realise import run as realising
 from nodeagent.realise.jobs import Done
+from nodeagent.realise.run import Means, Tally
 from nodeagent.release import PathInfo, references_first
 from nodeagent.store import StoreFiles
 from tests import graphs

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent import release
-from nodeagent.bake import Built, show, text, verify
+from nodeagent.bake import show, text, verify
+from nodeagent.bake.build import Built
 from nodeagent.bake.find import Found, find
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from nodeagent import process
 from nodeagent.names import Reason
-from nodeagent.realise import WORKER
 from nodeagent.realise.jobs import (
     Done,
     Event,
@@ -23,6 +22,7 @@ from nodeagent.realise.jobs import (
     read_job,
     read_setup,
 )
+from nodeagent.realise.run import WORKER
 from tests.handmade import CACHE_KEY, ITEM, CacheFiles, Item, path
 
 TEXTS = st.lists(st.text())

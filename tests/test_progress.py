@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nodeagent import log
-from nodeagent.bake import Tally
+from nodeagent.bake.build import Tally
 from nodeagent.cli import progress
 
 

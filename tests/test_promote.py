@@ -109,10 +109,16 @@ def test_the_same_release_again_falls_back_to_the_one_before(file: Path) -> None
     assert releases(file) == (digest_of(2), digest_of(1))
 
 
-def test_the_same_first_release_again_falls_back_to_itself(file: Path) -> None:
+def test_the_same_first_release_again_has_nothing_to_fall_back_to(file: Path) -> None:
     run(file, promotion(1))
     run(file, promotion(1))
-    assert releases(file) == (digest_of(1), digest_of(1))
+    assert releases(file) == (digest_of(1), None)
+
+
+def test_a_canary_that_went_to_some_is_nobodys_fallback(file: Path) -> None:
+    run(file, promotion(1, percent=5))
+    run(file, promotion(2, percent=5))
+    assert releases(file) == (digest_of(2), None)
 
 
 def test_moving_the_rollout_moves_one_number(file: Path) -> None:

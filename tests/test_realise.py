@@ -8,12 +8,12 @@ from typing import Final
 
 import pytest
 
-from nodeagent import realise as realising
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
 from nodeagent.plan import Plan, Step
-from nodeagent.realise import Failure, Means, Tally, realise
+from nodeagent.realise import run as realising
+from nodeagent.realise.run import Failure, Means, Tally, realise
 from nodeagent.release import Location, PathInfo
 from nodeagent.store import StoreFiles
 from tests import graphs

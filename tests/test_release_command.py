@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent import cli
-from nodeagent.bake import Built
+from nodeagent.bake.build import Built
 from tests.bakery import SYSTEM, Bakery, small
 
 

@@ -24,7 +24,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.names import Reason
 from nodeagent.nix import Nix
 from nodeagent.publish import Gates
-from nodeagent.realise import Means
+from nodeagent.realise.run import Means
 from nodeagent.report import Problem, Report
 from nodeagent.select import Node
 from nodeagent.serve import health

@@ -16,7 +16,7 @@ from nodeagent.metrics import Metrics
 from nodeagent.names import Phase, Reason
 from nodeagent.plan import Plan
 from nodeagent.publish import Gates, Generation
-from nodeagent.realise import Failure, Means, Tally, realise
+from nodeagent.realise.run import Failure, Means, Tally, realise
 from nodeagent.release import Location, System
 from nodeagent.report import Report
 

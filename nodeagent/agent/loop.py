@@ -7,6 +7,7 @@ is no longer the selected one is cancelled; what it finished, the next one finds
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
@@ -57,13 +58,12 @@ class Loop:
         if isinstance(wanted, Wanted):
             target, size = _held(wanted), wanted.record.release_size
             report.wanted = _target(target)
-            self.flow.ledger.accept(wanted)
         elif held is not None:
             target, size = held, 0
         else:
             report.phase = Phase.WAITING
             return
-        result = await self._pass(target, size)
+        result = await self._pass(self._bring(wanted, target, size), target)
         if result == "published" and isinstance(wanted, Wanted):
             report.problem = None
         self._failures = self._failures + 1 if result == "failed" else 0
@@ -81,10 +81,15 @@ class Loop:
             self.flow.report.fail(wanted.reason, wanted.message)
         return wanted
 
-    async def _pass(self, target: Held, size: int) -> str:
+    async def _bring(self, wanted: Wanted | Refusal, target: Held, size: int) -> None:
+        if isinstance(wanted, Wanted):
+            self.flow.ledger.accept(wanted)
+        await self.flow.bring(target, size)
+
+    async def _pass(self, work: Coroutine[None, None, None], target: Held) -> str:
         """Run one pass; give `published`, `failed` or `preempted`."""
         started = time.monotonic()
-        task = asyncio.create_task(self.flow.bring(target, size), name=f"pass-{target.serial}")
+        task = asyncio.create_task(work, name=f"pass-{target.serial}")
         try:
             result = await self._until_done_or_newer(task, target)
         finally:

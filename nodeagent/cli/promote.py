@@ -31,7 +31,9 @@ class Promote(Settings):
     percent: Percent | None = Field(
         None, description="share of the channel's nodes that take it (a new release: 100)"
     )
-    expires_days: float = Field(30.0, gt=0, description="nodes accept it for the first time until")
+    expires_days: float = Field(
+        30.0, gt=0, le=3650, description="nodes accept it for the first time until"
+    )
     not_before: AwareDatetime | None = Field(None, description="nodes do not accept it before")
     reason: str = Field("", description="why, for whoever looks later")
 

@@ -46,17 +46,17 @@ class Build(Settings):
 
     def cli_cmd(self) -> None:
         """Build."""
-        from nodeagent import bake, keys
-        from nodeagent.bake import spec
+        from nodeagent import keys
+        from nodeagent.bake import build, spec
         from nodeagent.bake.directory import CacheDirectory
         from nodeagent.release import Source
 
         log.configure()
         parts = spec.parts(self.profile, self.store_root, self.system)
-        means = bake.Means(CacheDirectory(self.cache), keys.load_secret(self.key))
+        means = build.Means(CacheDirectory(self.cache), keys.load_secret(self.key))
         source = Source(flake=self.flake, rev=self.rev, lock_digest=_digest(self.lock_file))
         with progress.shown("bake") as show:
-            built = signals.run(bake.build(parts, means, source, show))
+            built = signals.run(build.build(parts, means, source, show))
         if built is None:
             sys.exit(signals.INTERRUPTED)
         facts = {

@@ -53,17 +53,19 @@ class Pourer:
 
     def pour(self, job: Job) -> Done | Failed:
         """Bring one path; every expected failure is a value."""
-        failure = Failed(Reason.CACHE_UNREACHABLE, f"no cache to fetch {job.path} from")
+        failures = [Failed(Reason.CACHE_UNREACHABLE, f"no cache to fetch {job.path} from")]
         for cache in self.caches:
             try:
                 return self._pour_from(cache, job)
             except NodeAgentError as error:
-                failure = Failed(error.reason, error.message)
+                failures.append(Failed(error.reason, error.message))
             except OSError as error:
                 return Failed(Reason.STORE_UNUSABLE, f"{job.path}: {error}; check the disk")
             finally:
                 self._flush()
-        return failure
+        # What a cache that answered said is about the path; the others may come back.
+        told = [one for one in failures if one.reason != Reason.CACHE_UNREACHABLE]
+        return (told or failures)[-1]
 
     def _pour_from(self, cache: Cache, job: Job) -> Done:
         """Go by the index, and by the cache's own narinfo where the index was wrong."""

@@ -1,0 +1,202 @@
+"""Realise: carry out a plan. Workers pour into staging; here finished paths are committed.
+
+Commit = root, sync, rename, register, always a batch whose references are all registered
+already or in the batch. A cancelled pass finishes the commit it is in; what else was finished
+waits in staging for the next pass.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodeagent import process
+from nodeagent.names import Reason
+from nodeagent.nix import Nix, Registration
+from nodeagent.plan import Plan, Step
+from nodeagent.realise.jobs import Done, Failed, Job, Progress, Setup, Where, encode, read_event
+from nodeagent.release import Location
+from nodeagent.store import StoreFiles
+
+WORKER: Final = (sys.executable, "-m", "nodeagent.realise.worker")
+COMMIT_PAUSE_SECONDS: Final = 0.25
+MAX_BATCH: Final = 1000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A path that could not be brought, and why."""
+
+    path: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a pass pours with; `caches` are (name, address) in order of preference."""
+
+    files: StoreFiles
+    nix: Nix
+    caches: Sequence[tuple[str, str]]
+    cache_keys: Sequence[str]
+    workers: int
+    worker: Sequence[str] = WORKER
+
+
+@dataclass
+class Tally:
+    """How far a pass is; the agent reports it while the pass runs."""
+
+    bytes_done: int = 0
+    paths_done: int = 0
+    paths_fetched: int = 0
+
+
+@dataclass
+class _Pass:
+    plan: Plan
+    means: Means
+    index: Mapping[str, Location]
+    tally: Tally
+    todo: deque[Step]
+    registered: set[str]
+    finished: dict[str, tuple[Step, Done]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def realise(
+    plan: Plan, means: Means, index: Mapping[str, Location], tally: Tally
+) -> tuple[Failure, ...]:
+    """Bring and register every path of the plan; give those that failed.
+
+    One path's failure does not stop the others; an unreachable cache or an unusable store does.
+    """
+    run = _Pass(plan, means, index, tally, deque(plan.steps), set(plan.kept))
+    await asyncio.to_thread(means.files.clean_staging, [step.path for step in plan.steps])
+    workers = min(means.workers, len(plan.steps))
+    async with asyncio.TaskGroup() as tasks:
+        committer = tasks.create_task(_commit_forever(run), name="commit")
+        async with asyncio.TaskGroup() as pool:
+            for number in range(workers):
+                pool.create_task(_work(run), name=f"pour-{number}")
+        committer.cancel()
+    while await _commit(run):
+        pass
+    return tuple(run.failures)
+
+
+async def _work(run: _Pass) -> None:
+    """Feed one worker until nothing is left to do; a worker that dies is replaced."""
+    while run.todo:
+        async with process.started(run.means.worker, stderr=None) as child:
+            assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
+            setup = Setup(run.means.caches, run.means.cache_keys, str(run.means.files.staging))
+            child.stdin.write(encode(setup))
+            while run.todo:
+                step = run.todo.popleft()
+                if not await _one(run, child, step):
+                    break
+
+
+async def _one(run: _Pass, child: asyncio.subprocess.Process, step: Step) -> bool:
+    """Do one step; False if the worker is gone."""
+    assert child.stdin is not None  # noqa: S101 as above
+    assert child.stdout is not None  # noqa: S101 as above
+    job = _job(run, step)
+    with contextlib.suppress(ConnectionError):
+        child.stdin.write(encode(job))
+        await child.stdin.drain()
+    poured = 0
+    while line := await child.stdout.readline():
+        match read_event(line):
+            case Progress(count):
+                # A second attempt may pour more than the path has: never count past its size.
+                count = min(count, step.info.nar_size - poured)
+                poured += count
+                run.tally.bytes_done += count
+            case Done() as done:
+                run.tally.bytes_done += step.info.nar_size - poured
+                _finish(run, step, done)
+                return True
+            case Failed() as failed:
+                run.tally.bytes_done -= poured
+                _fail(run, step, Reason(failed.reason), failed.message)
+                return True
+    run.tally.bytes_done -= poured
+    code = await child.wait()
+    _fail(run, step, Reason.WORKER_DIED, f"the worker that poured {step.path} died ({code})")
+    return False
+
+
+def _finish(run: _Pass, step: Step, done: Done) -> None:
+    run.tally.paths_done += 1
+    run.tally.paths_fetched += done.fetched
+    run.finished[step.path] = (step, done)
+    run.news.set()
+
+
+def _fail(run: _Pass, step: Step, reason: Reason, message: str) -> None:
+    run.failures.append(Failure(step.path, reason, message))
+    if reason in {Reason.CACHE_UNREACHABLE, Reason.STORE_UNUSABLE}:
+        run.todo.clear()
+
+
+def _job(run: _Pass, step: Step) -> Job:
+    files, location = run.means.files, run.index.get(step.path)
+    where = Where(location.url, location.compression, location.sigs) if location else None
+    found = files.staged(step.path)
+    if not os.path.lexists(found):
+        found = files.real(step.path)
+    return Job(
+        path=step.path,
+        nar_hash=step.info.nar_hash,
+        nar_size=step.info.nar_size,
+        references=step.info.references,
+        where=where,
+        found=str(found) if os.path.lexists(found) else None,
+    )
+
+
+async def _commit_forever(run: _Pass) -> None:
+    while True:
+        await run.news.wait()
+        run.news.clear()
+        task = asyncio.create_task(_commit(run))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await task  # half a commit is none: finish it, then stop
+            raise
+        await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+
+
+async def _commit(run: _Pass) -> int:
+    """Make what is finished and reference-closed visible and valid; give the number of paths."""
+    batch = _closed_batch(run)
+    if batch:
+        paths = [step.path for step, _ in batch]
+        await asyncio.to_thread(run.means.files.place, paths)
+        await run.means.nix.register(
+            [Registration(step.path, step.info, done.sigs) for step, done in batch]
+        )
+        run.registered.update(paths)
+        for path in paths:
+            del run.finished[path]
+    return len(batch)
+
+
+def _closed_batch(run: _Pass) -> list[tuple[Step, Done]]:
+    closed, batch = set(run.registered), []
+    for step in run.plan.steps:  # references first
+        if step.path in run.finished and closed.issuperset({*step.info.references} - {step.path}):
+            closed.add(step.path)
+            batch.append(run.finished[step.path])
+            if len(batch) == MAX_BATCH:
+                break
+    return batch
