@@ -237,6 +237,23 @@ async def test_a_second_agent_on_the_same_state_waits_and_says_so(tmp_path: Path
             await other.until_published(manifest)
 
 
+async def test_a_port_that_is_taken_is_told_and_the_next_step_with_it(tmp_path: Path) -> None:
+    site, node = site_and_node(tmp_path)
+    other = Node(site, tmp_path / "node2", port=node.port)
+    async with node.agent():
+        await node.until("up", lambda now: now.phase is Phase.WAITING)
+        assert await other.once() == 1
+    assert f"cannot listen on 127.0.0.1:{node.port}" in other.log[-1]["event"]
+    assert "--port" in other.log[-1]["event"]
+
+
+async def test_keys_that_are_missing_are_named(tmp_path: Path) -> None:
+    _, node = site_and_node(tmp_path)
+    node.settings = {"cache-keys": str(tmp_path / "nowhere.pub")}
+    assert await node.once() == 1
+    assert "nowhere.pub" in node.log[-1]["event"]
+
+
 async def test_a_store_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     site, node = site_and_node(tmp_path)
     site.promote(await site.release(site.closure()))

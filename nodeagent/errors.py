@@ -20,13 +20,10 @@ class NodeAgentError(Exception):
         return str(self)
 
 
-def first(group: BaseExceptionGroup[BaseException]) -> NodeAgentError:
-    """Give the first expected failure of a task group; anything unexpected is raised as it is."""
-    expected, surprises = group.split(NodeAgentError)
-    if surprises is not None or expected is None:
-        raise group
-    error: BaseException = expected
+def first(error: BaseException) -> NodeAgentError | None:
+    """Give the first expected failure of a task group; None if anything in it is unexpected."""
     while isinstance(error, BaseExceptionGroup):
+        if error.split(NodeAgentError)[1] is not None:
+            return None
         error = error.exceptions[0]
-    assert isinstance(error, NodeAgentError)  # noqa: S101 split made sure
-    return error
+    return error if isinstance(error, NodeAgentError) else None

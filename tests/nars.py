@@ -36,6 +36,10 @@ class File:
     contents: bytes = b""
     executable: bool = False
 
+    def __repr__(self) -> str:
+        """Show the beginning: Hypothesis refuses to print megabytes."""
+        return f"File({len(self.contents)} bytes: {self.contents[:20]!r}, {self.executable})"
+
 
 @dataclass(frozen=True)
 class Link:

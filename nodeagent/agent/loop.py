@@ -17,7 +17,7 @@ from nodeagent.agent.flow import Flow
 from nodeagent.config import AgentSettings
 from nodeagent.errors import NodeAgentError, first
 from nodeagent.ledger import Held
-from nodeagent.names import Phase
+from nodeagent.names import Phase, Reason
 from nodeagent.report import Target
 from nodeagent.select import Node, Refusal, Wanted
 
@@ -42,7 +42,7 @@ class Loop:
             self._news.clear()
             await self.turn()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
+                async with asyncio.timeout(self.pause()):
                     await self._news.wait()
 
     async def once(self) -> bool:
@@ -125,12 +125,20 @@ class Loop:
             task.result()
         except NodeAgentError as error:
             failure = error
-        except BaseExceptionGroup as group:
-            failure = first(group)
+        except Exception as error:  # noqa: BLE001 a bug in a pass must not close the endpoints
+            failure = self._expected(error)
         else:
             return "published"
         self.flow.report.fail(failure.reason, failure.message)
         return "failed"
+
+    def _expected(self, error: Exception) -> NodeAgentError:
+        """Give the failure inside a task group; anything else is a bug, told with its trace."""
+        failure = first(error)
+        if failure is None:
+            self.logger.error("bug", exc_info=error)
+            failure = NodeAgentError(Reason.INTERNAL_ERROR, f"{error!r}; please report the log")
+        return failure
 
     def _say(self, result: str, target: Held, seconds: float) -> None:
         tally = self.flow.tally
@@ -146,7 +154,7 @@ class Loop:
         )
         self.flow.tally = type(tally)()
 
-    def _pause(self) -> float:
+    def pause(self) -> float:
         """Seconds until the next turn: the resync, or sooner after failures, doubling."""
         if not self._failures:
             return self.settings.resync_seconds

@@ -79,7 +79,10 @@ def run(argv: Sequence[str]) -> int:
     except NodeAgentError as error:
         return _complain(error)
     except BaseExceptionGroup as group:
-        return _complain(first(group))
+        failure = first(group)
+        if failure is None:
+            raise
+        return _complain(failure)
     except ValidationError as error:
         return _usage("; ".join(_flag_fault(fault) for fault in error.errors()))
     except SettingsError as error:
