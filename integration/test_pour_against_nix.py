@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -42,9 +43,10 @@ def generated() -> st.SearchStrategy[list[tuple[nars.Tree, list[int]]]]:
     return st.lists(one, min_size=5, max_size=30)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(
     deadline=None,
-    max_examples=8,
+    max_examples=20,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

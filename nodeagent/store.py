@@ -128,11 +128,7 @@ class StoreFiles:
         """
         with usable(self.store_dir):
             self._root_pending(paths)
-            staged = [
-                path
-                for path in paths
-                if self.staged(path).is_symlink() or self.staged(path).exists()
-            ]
+            staged = [path for path in paths if os.path.lexists(self.staged(path))]
             if self.durable:
                 self._sync()
             for path in staged:
@@ -143,14 +139,14 @@ class StoreFiles:
     def _place(self, path: str) -> None:
         source, target = self.staged(path), self.real(path)
         with _path_lock(target):
-            if target.is_symlink() or target.exists():
+            if os.path.lexists(target):
                 _exchange(source, target)
                 # The hash part alone: with an inode behind it a long name would grow too long.
                 name = f"{storepath.hash_part(path)}.{source.lstat().st_ino}"
                 source.rename(self.displaced / name)
             else:
                 source.rename(target)
-            if target.is_dir() and not target.is_symlink():
+            if not target.is_symlink() and target.is_dir():  # a link may lead anywhere
                 target.chmod(nar.DIRECTORY_MODE)
 
     def _root_pending(self, paths: Iterable[str]) -> None:

@@ -31,7 +31,7 @@ def files(scratch: Path) -> StoreFiles:
 def put(tree: nars.Tree, place: Path) -> None:
     """Put a tree somewhere, its top as `nar.unpack` leaves it."""
     nars.write(tree, os.fsencode(place))
-    if place.is_dir():
+    if isinstance(tree, nars.Directory):
         place.chmod(0o755)
 
 
@@ -53,6 +53,15 @@ def test_what_is_staged_is_placed_as_a_store_has_it(files: StoreFiles) -> None:
         one.removeprefix("/nix/store/") for one in files.on_disk()
     }
     assert not any(files.staging.iterdir())
+
+
+def test_a_link_that_leads_further_than_a_path_may_be_is_placed(files: StoreFiles) -> None:
+    far = nars.Link(b"t" * 4095)
+    put(far, files.staged(path("link")))
+    files.place([path("link")])
+    put(far, files.staged(path("link")))
+    files.place([path("link")])
+    assert tree_at(files.real(path("link"))) == far
 
 
 def test_without_syncing_the_same_is_placed(files: StoreFiles) -> None:

@@ -116,6 +116,8 @@ class Pourer:
         """Tell whether a tree that was found is the path, canonical and whole."""
         try:
             raw = os.fsencode(tree)
+            if not tree.is_symlink() and tree.is_dir() and tree.parent != self.staging:
+                tree.chmod(nar.DIRECTORY_MODE)  # an end between rename and chmod leaves it writable
             if tree.parent != self.staging and nar.measure(raw) != job.nar_size:
                 return False
             digest, size = nar.hash_tree(raw)
