@@ -14,6 +14,7 @@ from nodeagent.report import Status
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
+SETTLED: Final = frozenset({Phase.WAITING, Phase.IDLE, Phase.RETRYING})
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -74,12 +75,10 @@ def amount(count: float) -> str:
 
 
 def follow(url: str) -> Status:
-    """Show a progress bar on the terminal while the agent pours; give the last status."""
+    """Show a progress bar on the terminal while a pass runs; give the status after it."""
     from rich import progress  # only where a terminal is attached
 
     status = fetch(url)
-    if status.progress is None:
-        return status
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -88,10 +87,12 @@ def follow(url: str) -> Status:
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, transient=True) as bar:
-        task = bar.add_task(Phase.POURING)
-        while status.progress is not None:
-            now = status.progress
-            bar.update(task, completed=now.bytes_done, total=now.bytes_total)
+        task = bar.add_task(status.phase, total=None)
+        while status.phase not in SETTLED:
+            bar.update(task, description=status.phase)
+            if status.progress is not None:
+                now = status.progress
+                bar.update(task, completed=now.bytes_done, total=now.bytes_total)
             time.sleep(POLL_SECONDS)
             status = fetch(url)
     return status

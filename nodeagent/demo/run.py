@@ -78,7 +78,7 @@ async def _closure(downloads: Path, stage: Stage, *, offline: bool) -> tuple[Pat
         except NodeAgentError as error:
             if error.reason is not Reason.CACHE_UNREACHABLE:
                 raise
-            cause = error.message
+            cause = error.message.partition(" (")[0]
     say(f"no network ({cause}): using the small built-in closure instead")
     return await profile.builtin(scratch, say), False
 
