@@ -81,7 +81,9 @@ async def serve(directory: Path, host: str, port: int) -> None:
         await runner.cleanup()
 
 
-def _whole(request: web.Request, file: Path, headers: dict[str, str]) -> web.StreamResponse | None:
+def _whole(
+    request: web.Request, file: Path, headers: Mapping[str, str]
+) -> web.StreamResponse | None:
     """Answer with a small file at once: a narinfo or small NAR costs one read, not three threads.
 
     The headers are those of a FileResponse; None where that is needed.
