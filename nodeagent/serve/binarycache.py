@@ -35,7 +35,7 @@ def app(directory: Path) -> web.Application:
         file = find(root, request.match_info["name"])
         if file is None:
             raise web.HTTPNotFound(text="not in this cache\n")
-        headers = {hdrs.CONTENT_TYPE: content_type(file.name)}
+        headers: dict[str, str] = {hdrs.CONTENT_TYPE: content_type(file.name)}
         return _whole(request, file, headers) or _File(file, headers=headers)
 
     application = web.Application()
