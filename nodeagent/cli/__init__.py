@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from nodeagent.cli import signals
 from nodeagent.cli.agent import Agent, Status
+from nodeagent.cli.bench import Bench
 from nodeagent.cli.demo import Demo
 from nodeagent.cli.promote import Promote, Rollback
 from nodeagent.cli.release import Release
@@ -47,6 +48,7 @@ class NodeAgent(BaseSettings):
     rollback: CliSubCommand[Rollback] = Field(description="back to the previous release")
     status: CliSubCommand[Status] = Field(description="what an agent is doing")
     serve: CliSubCommand[Serve] = Field(description="serve a cache directory over HTTP")
+    bench: CliSubCommand[Bench] = Field(description="measure beside stock tools")
     demo: CliSubCommand[Demo] = Field(description="see it work on this machine")
 
     @classmethod

@@ -7,7 +7,16 @@ is taken for it.
 """
 
 from nodeagent.nar.dump import dump, hash_tree, measure
-from nodeagent.nar.format import DIRECTORY_MODE, NarError
+from nodeagent.nar.format import DIRECTORY_MODE, FILE_MODE, MTIME, NarError
 from nodeagent.nar.unpack import unpack
 
-__all__ = ["DIRECTORY_MODE", "NarError", "dump", "hash_tree", "measure", "unpack"]
+__all__ = [
+    "DIRECTORY_MODE",
+    "FILE_MODE",
+    "MTIME",
+    "NarError",
+    "dump",
+    "hash_tree",
+    "measure",
+    "unpack",
+]

@@ -1,0 +1,48 @@
+"""docs/benchmarks.md, made of the figures that are kept: none is copied by hand."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from nodeagent.bench.figures import Figure
+
+DOCUMENT: Final = Path("docs/benchmarks.md")
+LIMITS: Final = Path("docs/limits.md")
+_HOW: Final = (
+    "Made by `make bench`; do not edit. Each ratio compares pairs of runs, one after the other in "
+    "one run of the bench, and is their median; lower is better.\n"
+)
+_GIB: Final = 1 << 30
+
+
+def render(results: Mapping[str, Sequence[Figure]]) -> str:
+    """Write the document."""
+    parts = [
+        "# Benchmarks\n",
+        _HOW,
+        f"Machine: {_machine()}.\n",
+    ]
+    for bench, figures in results.items():
+        parts += [f"## {bench}\n", f"`nodeagent bench {bench}`\n", _table(figures)]
+    parts.append("Where the time goes, and what the limit is: [limits](limits.md).\n")
+    return "\n".join(parts)
+
+
+def _table(figures: Sequence[Figure]) -> str:
+    lines = ["| what | value | target | met | runs |", "|---|---|---|---|---|"]
+    for one in figures:
+        met = "" if one.ok is None else ("yes" if one.ok else "**no**")
+        target = "" if one.target is None else f"≤ {one.target:g} {one.unit}"
+        runs = ", ".join(f"{run:g}" for run in one.runs)
+        lines.append(f"| {one.name} | {one.value:g} {one.unit} | {target} | {met} | {runs} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / _GIB
+    release = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    return f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {release}"

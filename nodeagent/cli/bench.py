@@ -1,0 +1,34 @@
+"""`nodeagent bench`."""
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from nodeagent.cli import signals
+from nodeagent.config import Settings
+
+
+class Bench(Settings):
+    """Measure beside stock tools, keep the figures in build/bench, and write docs/benchmarks.md.
+
+    Exit 1 if a target was missed.
+    """
+
+    names: CliPositionalArg[list[str]] = Field(
+        [], description="pour, durable, small, big, bake, start (none: all)"
+    )
+    memory: Path = Field(Path("/dev/shm"), description="a tmpfs with 6 GB free")  # noqa: S108 meant
+    disk: Path = Field(Path("build"), description="a directory on a disk with 4 GB free")
+    runs: int = Field(3, ge=1, description="pairs of runs; the median counts")
+    idle_seconds: float = Field(600.0, gt=0, description="how long idling is watched")
+
+    def cli_cmd(self) -> None:
+        """Run the benches."""
+        from nodeagent.bench import cases, run
+
+        room = cases.Room(self.memory, self.disk.absolute(), self.runs, self.idle_seconds)
+        room.disk.mkdir(parents=True, exist_ok=True)
+        if not signals.run(run.run(self.names, room)):
+            sys.exit(1)
