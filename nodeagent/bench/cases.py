@@ -19,12 +19,16 @@ SETTLE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True)
 class Room:
-    """Where to measure, how often and how long; `memory` is a tmpfs, `disk` is none."""
+    """Where to measure, how often and how long; `memory` is a tmpfs, `disk` is none.
+
+    At another `scale` than 1 the figures mean nothing: that is for trying the benches.
+    """
 
     memory: Path
     disk: Path
     runs: int
     idle_seconds: float
+    scale: float = 1.0
 
 
 Bench = Callable[[Room], Awaitable[list[Figure]]]
@@ -33,7 +37,7 @@ Command = Callable[[Path], Awaitable[float]]
 
 async def pour(room: Room) -> list[Figure]:
     """A closure of packages, in memory, nothing synced."""
-    async with lab(room.memory / "lab", PACKAGES) as it:
+    async with lab(room.memory / "lab", PACKAGES.scaled(room.scale)) as it:
         await _pack(it)
         taken = await _in_turn(
             room.memory, room.runs, _agent(it, "--no-durable"), _copy(it), _realise(it), _untar(it)
@@ -52,7 +56,7 @@ async def pour(room: Room) -> list[Figure]:
 
 async def durable(room: Room) -> list[Figure]:
     """The same on a disk, everything synced before it is visible."""
-    async with lab(room.memory / "lab", PACKAGES) as it:
+    async with lab(room.memory / "lab", PACKAGES.scaled(room.scale)) as it:
         ours, synced, copy = await _in_turn(
             room.disk, room.runs, _agent(it), _copy(it, sync=True), _copy(it)
         )
@@ -65,7 +69,7 @@ async def durable(room: Room) -> list[Figure]:
 
 async def small(room: Room) -> list[Figure]:
     """2,500 small paths: what a path costs; and a pass that has nothing to do."""
-    async with lab(room.memory / "lab", SMALL) as it:
+    async with lab(room.memory / "lab", SMALL.scaled(room.scale)) as it:
         ours, copy = await _in_turn(room.memory, room.runs, _agent(it, "--no-durable"), _copy(it))
         return [
             figure("pour of 2,500 paths, seconds", ours, "s"),
@@ -77,7 +81,7 @@ async def small(room: Room) -> list[Figure]:
 
 async def big(room: Room) -> list[Figure]:
     """One path of about 1 GB."""
-    async with lab(room.memory / "lab", BIG) as it:
+    async with lab(room.memory / "lab", BIG.scaled(room.scale)) as it:
         await _pack(it)
         ours, tar = await _in_turn(room.memory, room.runs, _agent(it, "--no-durable"), _untar(it))
         return [
@@ -88,7 +92,7 @@ async def big(room: Room) -> list[Figure]:
 
 async def bake(room: Room) -> list[Figure]:
     """Baking anew, beside stock Nix."""
-    async with lab(room.memory / "lab", PACKAGES) as it:
+    async with lab(room.memory / "lab", PACKAGES.scaled(room.scale)) as it:
         ours, copy = await _in_turn(room.memory, room.runs, _bake(it), _copy_to(it))
         return [
             figure("release build, seconds", ours, "s"),
@@ -187,7 +191,7 @@ async def _idle(it: Lab, room: Room) -> list[Figure]:
     await seconds(it.agent(node, "--once", "--no-durable"))
     async with process.started(it.agent(node), stderr=None) as child:
         agent = psutil.Process(child.pid)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(min(SETTLE_SECONDS, room.idle_seconds))
         before = _cpu(agent)
         await asyncio.sleep(room.idle_seconds)
         share = 100 * (_cpu(agent) - before) / room.idle_seconds

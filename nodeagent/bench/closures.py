@@ -8,7 +8,7 @@ import os
 import random
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,10 +31,11 @@ class Shape:
     files: int
     file_bytes: int
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files, about."""
-        return self.paths * self.files * self.file_bytes
+    def scaled(self, scale: float) -> "Shape":
+        """Give a smaller closure of its kind: fewer paths, or a smaller one where there is one."""
+        if self.paths > 1:
+            return replace(self, paths=max(1, int(self.paths * scale)))
+        return replace(self, file_bytes=int(self.file_bytes * scale))
 
 
 PACKAGES: Final = Shape("packages", paths=460, files=100, file_bytes=20_000)

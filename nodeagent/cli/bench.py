@@ -23,12 +23,15 @@ class Bench(Settings):
     disk: Path = Field(Path("build"), description="a directory on a disk with 4 GB free")
     runs: int = Field(3, ge=1, description="pairs of runs; the median counts")
     idle_seconds: float = Field(600.0, gt=0, description="how long idling is watched")
+    scale: float = Field(1.0, gt=0, le=1, description="size of the closures; below 1 only to try")
 
     def cli_cmd(self) -> None:
         """Run the benches."""
         from nodeagent.bench import cases, run
 
-        room = cases.Room(self.memory, self.disk.absolute(), self.runs, self.idle_seconds)
+        room = cases.Room(
+            self.memory, self.disk.absolute(), self.runs, self.idle_seconds, self.scale
+        )
         room.disk.mkdir(parents=True, exist_ok=True)
         if not signals.run(run.run(self.names, room)):
             sys.exit(1)
