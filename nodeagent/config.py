@@ -3,7 +3,7 @@
 import platform
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -58,6 +58,12 @@ class AgentSettings(Settings):
     caches: CacheList = Field(
         [], description="binary caches that pins may choose: NAME=ADDRESS, several by commas"
     )
+    netrc: Path | None = Field(None, description="user and password per cache host, as for curl")
+    ca_file: Path | None = Field(None, description="certificates to trust beside the system's")
+    connect_seconds: Seconds = Field(5.0, description="longest wait for a cache to connect")
+    stall_seconds: Seconds = Field(
+        30.0, description="longest wait for an answer, and for too few bytes of one"
+    )
     release_keys: Path = Field(
         Path("/etc/nodeagent/keys/release.pub"), description="public keys that sign records"
     )
@@ -75,7 +81,14 @@ class AgentSettings(Settings):
     boot_id_file: Path = Field(Path(names.BOOT_ID_FILE), description="names the current boot")
     host: str = Field("0.0.0.0", description="address of the endpoints")  # noqa: S104 probes come from the kubelet
     port: int = Field(names.DEFAULT_PORT, ge=0, le=65535, description="port of the endpoints")
+    executor: Literal["auto", "pour", "nix"] = Field(
+        "auto", description="who fetches: nodeagent, or the Nix daemon that owns the store"
+    )
     workers: int = Field(0, ge=0, description="pour workers (0: one per core)")
+    nice: int = Field(0, ge=0, le=19, description="niceness of the pour workers")
+    idle_io: bool = Field(
+        default=False, description="pour workers use the disk only when nobody else does"
+    )
     durable: bool = Field(default=True, description="sync data before it becomes visible")
     resync_seconds: Seconds = Field(300.0, description="look at everything again this often")
     retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")

@@ -53,6 +53,10 @@ class State(Document):
     channels: Mapping[str, ChannelMemory] = {}
     held: Held | None = None
     verified_boot: str | None = None
+    scrubbed_boot: str | None = None
+    scrubbed_at: int | None = None  # unix time of the last full scrub
+    clean_end: str | None = None  # the boot whose last agent ended in order, while none runs
+    damaged: Mapping[str, str] = {}  # paths with their faults, until they are fetched anew
 
 
 class Ledger:
@@ -102,6 +106,37 @@ class Ledger:
         if (held, boot) != (self.state.held, self.state.verified_boot):
             self._write(held=held, verified_boot=boot)
             self._forget_manifests(held.release)
+
+    def begin(self, boot: str) -> bool:
+        """Note that an agent runs in this boot; tell whether contents are to be scrubbed.
+
+        They are unless the last boot's agent ended in order, and until a scrub ended.
+        """
+        state = self.state
+        clean = state.held is None or state.clean_end is not None
+        due = not clean and state.scrubbed_boot != boot
+        scrubbed = state.scrubbed_boot if due else boot
+        if (state.clean_end, state.scrubbed_boot) != (None, scrubbed):
+            changed: dict[str, object] = {"clean_end": None, "scrubbed_boot": scrubbed}
+            self.state = state.model_copy(update=changed)
+            with contextlib.suppress(NodeAgentError):  # else the next change writes it
+                self._write()
+        return due
+
+    def end(self, boot: str) -> None:
+        """Note that the agent ends in order; not while a scrub is due: the next one owes it."""
+        if self.state.scrubbed_boot == boot:
+            with contextlib.suppress(NodeAgentError):  # else the next boot scrubs
+                self._write(clean_end=boot)
+
+    def scrubbed(self, boot: str, at: int) -> None:
+        """Remember that all contents were read in this boot; `at` is unix time."""
+        self._write(scrubbed_boot=boot, scrubbed_at=at)
+
+    def condemn(self, damaged: Mapping[str, str]) -> None:
+        """Remember which paths are damaged, each with its fault: no end of an agent heals them."""
+        if damaged != self.state.damaged:
+            self._write(damaged=dict(damaged))
 
     def manifest(self, digest: str) -> bytes | None:
         """Give a manifest that was kept."""

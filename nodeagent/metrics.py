@@ -22,6 +22,9 @@ HELP: Final[dict[Metric, str]] = {
     Metric.BYTES_POURED: "Bytes of NAR brought, unpacked",
     Metric.BYTES_TODO: "Bytes of NAR that the running pass has still to bring",
     Metric.LAST_SUCCESS: "Unix time of the last pass that succeeded",
+    Metric.BYTES_SCRUBBED: "Bytes of NAR whose contents the scrub hashed anew",
+    Metric.SCRUB_DAMAGED: "Store paths that the scrub found damaged",
+    Metric.LAST_SCRUB: "Unix time of the last scrub of all contents that ended",
     Metric.BUILD_INFO: "The running nodeagent",
 }
 
@@ -42,6 +45,9 @@ class Metrics:
         self._refusals = self._counter(Metric.REFUSALS, "reason")
         self.paths_poured = self._counter(Metric.PATHS_POURED)
         self.bytes_poured = self._counter(Metric.BYTES_POURED)
+        self.bytes_scrubbed = self._counter(Metric.BYTES_SCRUBBED)
+        self.scrub_damaged = self._counter(Metric.SCRUB_DAMAGED)
+        self.last_scrub = self._gauge(Metric.LAST_SCRUB)
         self.pass_seconds = Summary(
             Metric.PASS_SECONDS, HELP[Metric.PASS_SECONDS], registry=self.registry
         )

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,15 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent import keys, process, storepath
+from nodeagent import disk, keys, process, storepath
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.release import PathInfo
 
 SCHEMA: Final = "10"
 TIMEOUT_SECONDS: Final = 300.0
+COPY_SECONDS: Final = 6 * 3600.0  # Nix ends what stalls by itself.
 BUSY_SECONDS: Final = 60.0
 _SETTINGS: Final = "build-users-group =\nexperimental-features = nix-command\nsubstituters =\n"
+
+_Dropped = tuple[str | None, str | None, str, str]  # sigs, ca, path, hash as the database has it
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,13 @@ class Nix:
     env: Mapping[str, str] = field(
         default_factory=lambda: {"NIX_CONFIG": _SETTINGS, "NIX_REMOTE": ""}
     )
+    daemon: Path | None = None  # the socket of the one that owns the store
 
     @property
     def store(self) -> str:
         """The store's address for `--store`."""
+        if self.daemon is not None:
+            return f"unix://{self.daemon.absolute()}"
         # auto: the store itself where it may be written, else the daemon that owns it.
         return "auto" if self.root == Path("/") else str(self.root.absolute())
 
@@ -64,11 +71,27 @@ class Nix:
         """Where the database of valid paths lies."""
         return self.root / "nix/var/nix/db/db.sqlite"
 
+    def _cut_short(self, schema: Path) -> bool:
+        """Tell whether the power failed soon after Nix made the store: its schema is empty, too."""
+        if schema.read_bytes():
+            return False
+        try:
+            return not self.valid()
+        except NodeAgentError:  # no tables yet
+            return True
+
+    @property
+    def _notes(self) -> Path:
+        return self.root / "nix/var/nodeagent/registering.json"
+
     async def create(self) -> None:
         """Make an empty store if there is none; check that its schema is one we know."""
-        if not self.database.exists():
-            await self._call(self.nix_store, "--load-db")
         file = self.database.with_name("schema")
+        if not self.database.exists() or not file.exists() or self._cut_short(file):
+            file.unlink(missing_ok=True)
+            # A daemon makes its database when it is first asked, and takes no dump.
+            ask = "--load-db" if self.daemon is None else "--check-validity"
+            await self._call(self.nix_store, ask)
         schema = file.read_text().strip() if file.exists() else "unknown"
         if schema != SCHEMA:
             raise NodeAgentError(
@@ -76,6 +99,7 @@ class Nix:
                 f"the store under {self.root} has database schema {schema}, this nodeagent knows "
                 f"{SCHEMA}; upgrade nodeagent",
             )
+        await asyncio.to_thread(self._resume)
 
     def valid(self) -> dict[str, str]:
         """Give every registered path with its narHash."""
@@ -100,14 +124,45 @@ class Nix:
         A path that is registered already takes the batch's facts: `--load-db` overwrites.
         """
         text = "".join(_dump_entry(one) for one in batch)
+        rows = [_dropped(one) for one in batch]
+        await asyncio.to_thread(self._note, rows)
         await self._call(self.nix_store, "--load-db", stdin=text.encode())
-        await asyncio.to_thread(self._restore, batch)
+        await asyncio.to_thread(self._restore, rows)
 
-    def _restore(self, batch: Sequence[Registration]) -> None:
-        """Put back what `--load-db` drops, in one transaction."""
-        rows = [(" ".join(sorted(one.sigs)) or None, one.info.ca, one.path) for one in batch]
+    def _note(self, rows: Sequence[_Dropped]) -> None:
+        """Write down what `--load-db` will drop: whoever ends before it is put back is resumed."""
+        self._notes.parent.mkdir(parents=True, exist_ok=True)
+        with disk.usable(self._notes), self._notes.open("w") as notes:
+            json.dump(rows, notes)
+            notes.flush()
+            os.fsync(notes.fileno())
+
+    def _restore(self, rows: Sequence[_Dropped]) -> None:
+        """Put back what `--load-db` drops, in one transaction; rows of other contents are left."""
         with self._database() as database:
-            database.executemany("UPDATE ValidPaths SET sigs = ?, ca = ? WHERE path = ?", rows)
+            database.executemany(
+                "UPDATE ValidPaths SET sigs = ?, ca = ? WHERE path = ? AND hash = ?", rows
+            )
+        self._notes.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        """End the registration that an earlier agent was killed in."""
+        try:
+            rows = json.loads(self._notes.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:  # killed in the middle of the notes: `--load-db` was never started
+            self._notes.unlink()
+            return
+        self._restore(rows)
+
+    async def copy(self, cache: str, paths: Sequence[str], trusted: Sequence[str]) -> None:
+        """Let the store's owner fetch paths and all that they need, signed by a trusted key."""
+        # A cache has no daemon in between: `copy` has its addresses instead of `--store`.
+        options = {"trusted-public-keys": " ".join(trusted), "require-sigs": "true"}
+        spelled = [part for key, value in options.items() for part in ("--option", key, value)]
+        argv = [*self.nix, "copy", "--from", cache, "--to", self.store, *spelled, *paths]
+        await self._run(argv, COPY_SECONDS)
 
     async def invalid(self, paths: Iterable[str]) -> tuple[str, ...]:
         """List those that are not valid in the store."""
@@ -125,13 +180,20 @@ class Nix:
     async def _call(
         self, program: Sequence[str], *arguments: str, stdin: bytes = b""
     ) -> process.Completed:
-        argv = [*program, "--store", self.store, *arguments]
+        return await self._run(
+            [*program, "--store", self.store, *arguments], TIMEOUT_SECONDS, stdin
+        )
+
+    async def _run(
+        self, argv: Sequence[str], limit: float, stdin: bytes = b""
+    ) -> process.Completed:
         try:
-            done = await process.run(argv, timeout=TIMEOUT_SECONDS, stdin=stdin, env=self.env)
+            done = await process.run(argv, timeout=limit, stdin=stdin, env=self.env)
         except TimeoutError:
-            raise _failed(argv, f"no end within {TIMEOUT_SECONDS:.0f} s") from None
+            raise _failed(argv, f"no end within {limit:.0f} s") from None
         if done.code != 0:
-            raise _failed(argv, done.complaint or f"exit code {done.code}")
+            refused = disk.recognised(done.complaint, self.root)
+            raise refused or _failed(argv, done.complaint or f"exit code {done.code}")
         return done
 
     @contextlib.contextmanager
@@ -144,7 +206,7 @@ class Nix:
             ):
                 yield database
         except sqlite3.Error as error:
-            raise NodeAgentError(
+            raise disk.recognised(str(error), self.root) or NodeAgentError(
                 Reason.STORE_UNUSABLE,
                 f"the Nix database {self.database} cannot be used: {error}; "
                 "check the disk, or restore the file from a backup",
@@ -169,10 +231,18 @@ def _from_row(path: str, row: tuple[Any, ...], references: list[str]) -> Registr
     return Registration(path, info, tuple((sigs or "").split()))
 
 
+def _dropped(one: Registration) -> _Dropped:
+    digest = f"sha256:{_hex(one)}"
+    return " ".join(sorted(one.sigs)) or None, one.info.ca, one.path, digest
+
+
+def _hex(one: Registration) -> str:
+    return storepath.unbase32(one.info.nar_hash.removeprefix("sha256:")).hex()
+
+
 def _dump_entry(one: Registration) -> str:
     """Write a path as `nix-store --dump-db` does."""
-    digest = storepath.unbase32(one.info.nar_hash.removeprefix("sha256:")).hex()
-    facts = [one.path, digest, one.info.nar_size, one.info.deriver or ""]
+    facts = [one.path, _hex(one), one.info.nar_size, one.info.deriver or ""]
     lines = [*facts, len(one.info.references), *one.info.references]
     return "".join(f"{line}\n" for line in lines)
 

@@ -7,8 +7,14 @@ another hash is a conflict: kept as it is and told, never overwritten behind a u
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Final
 
 from nodeagent.release import PathInfo, System, references_first
+
+RESERVE: Final = 16 << 20  # Bytes: the database and its journal grow, too.
+MARGIN: Final = 8  # An eighth more than the NARs: files fill whole blocks.
+INODES_PER_PATH: Final = 2  # Its top and its root.
+_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,18 @@ class Plan:
         return sum(step.info.nar_size for step in self.steps)
 
 
+@dataclass(frozen=True)
+class Space:
+    """Room on a file system; `inodes` is None where it does not count them."""
+
+    bytes: int
+    inodes: int | None
+
+    def __str__(self) -> str:
+        inodes = "" if self.inodes is None else f", {self.inodes} inodes"
+        return f"{self.bytes // _MIB} MiB{inodes}"
+
+
 def diff(
     system: System,
     valid: Mapping[str, str],
@@ -54,3 +72,24 @@ def diff(
         if path not in kept
     )
     return Plan(tuple(steps), frozenset(kept), tuple(sorted(conflicts)))
+
+
+def need(plan: Plan, staged: AbstractSet[str]) -> Space:
+    """Work out the room that a plan needs; what is staged or on disk already has its own.
+
+    The manifest does not tell the number of files. So only the inodes that are certain count:
+    a guess from sizes would refuse large models for ever on a file system with few inodes,
+    while running out in the middle is told and loses nothing that was finished.
+    """
+    todo = [step for step in plan.steps if not step.on_disk and step.path not in staged]
+    if not todo:
+        return Space(0, 0)
+    size = sum(step.info.nar_size for step in todo)
+    whole = -(-(size + size // MARGIN + RESERVE) // _MIB) * _MIB  # as it is shown
+    return Space(whole, INODES_PER_PATH * len(todo))
+
+
+def fits(needed: Space, free: Space) -> bool:
+    """Tell whether there is room."""
+    inodes = free.inodes is None or (needed.inodes or 0) <= free.inodes
+    return needed.bytes <= free.bytes and inodes

@@ -16,12 +16,14 @@ SHOWN: Final = 3
 class Evidence:
     """What a look at the node found.
 
-    `absent` are store paths of the published closure that are gone, `shut` its profiles whose
-    gate does not lead anywhere, `conflicts` paths valid with another hash than released.
+    `absent` are store paths of the published closure that are gone, `damaged` those whose contents
+    are not what was poured, `shut` its profiles whose gate does not lead anywhere, `conflicts`
+    paths valid with another hash than released.
     """
 
     published: bool
     absent: Sequence[str] = ()
+    damaged: Sequence[str] = ()
     shut: Sequence[str] = ()
     conflicts: Sequence[str] = ()
     problem: tuple[Reason, str] | None = None
@@ -63,10 +65,15 @@ def _generation(evidence: Evidence) -> Check:
 
 
 def _store(evidence: Evidence) -> Check:
-    if not evidence.absent:
+    faults = {"gone": evidence.absent, "damaged": evidence.damaged}
+    told = [
+        f"{len(paths)} published store paths are {fault}: {_some(paths)}"
+        for fault, paths in faults.items()
+        if paths
+    ]
+    if not told:
         return Check("store", ok=True, needed=True)
-    message = f"{len(evidence.absent)} published store paths are gone: {_some(evidence.absent)}"
-    return _missing("store", Reason.PATH_DAMAGED, f"{message}; they are fetched anew")
+    return _missing("store", Reason.PATH_DAMAGED, f"{'; '.join(told)}; they are fetched anew")
 
 
 def _gates(evidence: Evidence) -> Check:

@@ -32,6 +32,17 @@ class Progress(Document):
     eta_seconds: float | None
 
 
+class ScrubProgress(Document):
+    """How far the scrub of contents is, or was when it ended; bytes are of NARs."""
+
+    running: bool
+    bytes_done: int
+    bytes_total: int
+    paths_done: int
+    paths_total: int
+    damaged: int
+
+
 class Problem(Document):
     """The last thing that went wrong and still does."""
 
@@ -66,6 +77,7 @@ class Status(Document):
     progress: Progress | None
     problem: Problem | None
     conflicts: tuple[str, ...] = ()
+    scrub: ScrubProgress | None = None
 
 
 def _utc_now() -> datetime:
@@ -92,6 +104,15 @@ class Report:
         if old is None or (old.reason, old.message) != (reason, message):
             self.problem = Problem(reason=reason, message=message, since=self.clock())
             self.on_problem(self.problem)
+
+    def conflict(self, paths: tuple[str, ...]) -> None:
+        """Note the paths that stay as they are with another hash than released; alert once."""
+        if fresh := [path for path in paths if path not in self.conflicts]:
+            message = f"{', '.join(fresh)}: valid with another hash than released, stays as it is"
+            self.on_problem(
+                Problem(reason=Reason.PATH_CONFLICT, message=message, since=self.clock())
+            )
+        self.conflicts = paths
 
     def pouring(self, bytes_total: int, paths_total: int, now: float) -> None:
         """Note what a pass has to bring; `now` is monotonic, in seconds."""

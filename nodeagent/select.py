@@ -7,7 +7,7 @@ Refused records change nothing: what a node has accepted it may keep.
 import hashlib
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from nodeagent.errors import NodeAgentError
@@ -16,6 +16,7 @@ from nodeagent.names import Reason
 from nodeagent.pins import Channel, ChannelRecord, Envelope, Pins
 
 BUCKETS: Final = 100
+CLOCK_SLACK: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,22 @@ def _require_fresh(
         raise NodeAgentError(
             Reason.RECORD_EXPIRED,
             f"serial {record.serial} expired at {record.expires_at:%Y-%m-%d %H:%M:%SZ} and this "
-            "node never accepted it; promote the release anew",
+            f"node never accepted it ({_clock(now)}); promote the release anew, or set the clock",
         )
     if record.not_before is not None and now < record.not_before:
+        # Nobody signs ahead of time: who sees a record from the future has a slow clock.
+        slow = record.created_at > now + CLOCK_SLACK
+        step = f"{_clock(now)}, and it was made after that: set the clock" if slow else "wait"
         raise NodeAgentError(
             Reason.RECORD_NOT_YET_VALID,
             f"serial {record.serial} is not valid before {record.not_before:%Y-%m-%d %H:%M:%SZ}; "
-            "wait, or check this node's clock",
+            f"{step}",
         )
+
+
+def _clock(now: datetime) -> str:
+    # The hour alone: a message that changes counts as a new problem.
+    return f"this node's clock says {now:%Y-%m-%d %H}h UTC"
 
 
 def _floor(channel: Channel, node: Node, current: ChannelRecord, accepted: Accepted) -> int:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from nodeagent import cache, model
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Phase, Reason
-from nodeagent.report import Status
+from nodeagent.report import ScrubProgress, Status
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
@@ -46,6 +46,8 @@ def lines(status: Status) -> Iterator[str]:
         yield f"profile   {name} {profile.kind} {profile.root}{gate}"
     if status.progress is not None:
         yield f"progress  {progress_text(status)}"
+    if status.scrub is not None:
+        yield f"scrub     {_scrub_text(status.scrub)}"
     for path in status.conflicts:
         yield f"conflict  {path} was valid with another hash than released and stays as it is"
     if status.problem is not None:
@@ -62,6 +64,14 @@ def progress_text(status: Status) -> str:
     return (
         f"{share:.0%}, {amount(now.bytes_done)} of {amount(now.bytes_total)}, "
         f"{now.paths_done} of {now.paths_total} paths, {amount(now.bytes_per_second)}/s{left}"
+    )
+
+
+def _scrub_text(scrub: ScrubProgress) -> str:
+    damaged = f", {scrub.damaged} damaged" if scrub.damaged else ""
+    return (
+        f"{'' if scrub.running else 'ended: '}{amount(scrub.bytes_done)} of "
+        f"{amount(scrub.bytes_total)}, {scrub.paths_done} of {scrub.paths_total} paths{damaged}"
     )
 
 

@@ -6,7 +6,6 @@ in staging (same file system, outside the store) and arrives by one rename.
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import nar, storepath
+from nodeagent.disk import usable as usable  # noqa: PLC0414 ledger and gates have it from here
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import STORE_DIR, Reason
 
@@ -23,12 +23,6 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_STEPS: Final = {
-    errno.ENOSPC: "free space on it",
-    errno.EROFS: "mount it read-write",
-    errno.EACCES: "run as root",
-    errno.EPERM: "run as root",
-}
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,8 @@ class StoreFiles:
             for directory in (self.store_dir, self.staging, self.displaced, self.pending):
                 directory.mkdir(parents=True, exist_ok=True)
             marker.touch()
+            for part in self.staging.glob(f"*{PART_SUFFIX}"):  # of an agent that was killed
+                remove(part)
         if self.staging.stat().st_dev != self.store_dir.stat().st_dev:
             raise NodeAgentError(
                 Reason.STORE_UNUSABLE,
@@ -127,18 +123,19 @@ class StoreFiles:
         for containers that are bound to it.
         """
         with usable(self.store_dir):
-            self._root_pending(paths)
-            staged = [path for path in paths if os.path.lexists(self.staged(path))]
+            self.root_pending(paths)
             if self.durable:
                 self._sync()
-            for path in staged:
+            for path in paths:
                 self._place(path)
             if self.durable:
                 _fsync(self.store_dir)
 
     def _place(self, path: str) -> None:
         source, target = self.staged(path), self.real(path)
-        with _path_lock(target):
+        with _path_lock(target):  # of a path that was placed already, too: its lock may be left
+            if not os.path.lexists(source):
+                return
             if os.path.lexists(target):
                 _exchange(source, target)
                 # The hash part alone: with an inode behind it a long name would grow too long.
@@ -149,9 +146,10 @@ class StoreFiles:
             if not target.is_symlink() and target.is_dir():  # a link may lead anywhere
                 target.chmod(nar.DIRECTORY_MODE)
 
-    def _root_pending(self, paths: Iterable[str]) -> None:
+    def root_pending(self, paths: Iterable[str]) -> None:
+        """Root single paths, there or not yet, until their generation has a root."""
         for path in paths:
-            with contextlib.suppress(FileExistsError):
+            with usable(self.pending), contextlib.suppress(FileExistsError):
                 (self.pending / storepath.basename(path)).symlink_to(path)
 
     def _sync(self) -> None:
@@ -171,18 +169,6 @@ class StoreFiles:
                 swap_symlink(directory / name, path)
             for entry in list(os.scandir(self.pending)):
                 Path(entry.path).unlink()
-
-
-@contextlib.contextmanager
-def usable(place: Path) -> Iterator[None]:
-    """Say what the file system refuses at `place` as StoreUnusable."""
-    try:
-        yield
-    except OSError as error:
-        step = _STEPS.get(error.errno or 0, "check the disk")
-        raise NodeAgentError(
-            Reason.STORE_UNUSABLE, f"{error.filename or place}: {error.strerror}; {step}"
-        ) from None
 
 
 def swap_symlink(link: Path, target: str) -> None:

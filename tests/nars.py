@@ -7,6 +7,7 @@
 
 import contextlib
 import os
+import random
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ SIZES: Final = (
     *(CHUNK - 9, CHUNK - 8, CHUNK - 1, CHUNK, CHUNK + 1, CHUNK + 7, CHUNK + 8),
     *(2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1),
 )
+SMALL: Final = (*range(18), 1000, 10_000)
 COLLIDING: Final = (b"readme", b"README", b"ReadMe", b"e\xcc\x81", b"\xc3\xa9")
 AWKWARD: Final = (
     *(b"-rf", b" ", b"\n", b"...", b".hidden", b"a b", b"*", b"\\", b"\xff\xfe", b"\x01", b"\xc3"),
@@ -62,9 +64,9 @@ def _pattern(size: int, seed: bytes) -> bytes:
     return (seed * (size // len(seed) + 1))[:size]
 
 
-def contents() -> st.SearchStrategy[bytes]:
+def contents(sizes: Sequence[int] = SIZES) -> st.SearchStrategy[bytes]:
     """Short ones byte by byte, long ones (around chunks and padding) by pattern."""
-    patterns = st.builds(_pattern, st.sampled_from(SIZES), st.binary(min_size=1, max_size=7))
+    patterns = st.builds(_pattern, st.sampled_from(sizes), st.binary(min_size=1, max_size=7))
     return st.binary(max_size=24) | patterns
 
 
@@ -85,10 +87,10 @@ def targets() -> st.SearchStrategy[bytes]:
     return awkward | st.binary(min_size=1, max_size=20).filter(lambda target: b"\0" not in target)
 
 
-def trees(depth: int = 3) -> st.SearchStrategy[Tree]:
+def trees(depth: int = 3, sizes: Sequence[int] = SIZES) -> st.SearchStrategy[Tree]:
     """Trees of all shapes; some lie under a long chain of directories."""
     tree: st.SearchStrategy[Tree] = st.one_of(
-        st.builds(File, contents(), st.booleans()), st.builds(Link, targets())
+        st.builds(File, contents(sizes), st.booleans()), st.builds(Link, targets())
     )
     for _ in range(depth):
         tree = st.one_of(st.builds(Directory, st.dictionaries(names(), tree, max_size=4)), tree)
@@ -177,6 +179,69 @@ def walk(path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
         yield at, info
 
 
+HUGE: Final = (
+    1 << 31,
+    1 << 32,
+    (1 << 62) + 8,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 8,
+    (1 << 64) - 1,
+)
+BAD_NAMES: Final = (b"", b"/", b".", b"..", b"a/b", b"../up", b"\0", b"a\0b", b"n" * 256)
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def cut(archive: bytes, chance: random.Random) -> bytes:
+    """End it too early."""
+    return archive[: chance.randrange(len(archive))]
+
+
+def lengthen(archive: bytes, chance: random.Random) -> bytes:
+    """Put something behind it, an archive perhaps."""
+    return archive + chance.choice([b"\0", bytes(8), string(b")"), archive])
+
+
+def flip(archive: bytes, chance: random.Random) -> bytes:
+    """Flip a bit."""
+    at = chance.randrange(len(archive))
+    return archive[:at] + bytes([archive[at] ^ 1 << chance.randrange(8)]) + archive[at + 1 :]
+
+
+def lie(archive: bytes, chance: random.Random) -> bytes:
+    """Put an enormous length where a length may stand."""
+    words = [
+        at for at in range(0, min(len(archive), 4000), 8) if archive[at + 2 : at + 8] == bytes(6)
+    ]
+    at = chance.choice(words)
+    return archive[:at] + chance.choice(HUGE).to_bytes(8, "little") + archive[at + 8 :]
+
+
+def splice(archive: bytes, chance: random.Random) -> bytes:
+    """Take words from one place to another: entries double, vanish and change places."""
+    words = len(archive) // 8
+    start, stop, to = (8 * chance.randrange(words + 1) for _ in range(3))
+    return archive[:to] + archive[min(start, stop) : max(start, stop)][:4096] + archive[to:]
+
+
+def misname(archive: bytes, chance: random.Random) -> bytes:
+    """Put the archive's node under names that no directory can hold."""
+    inner = archive.removeprefix(string(b"nix-archive-1"))
+    return string(b"nix-archive-1") + directory(entry(chance.choice(BAD_NAMES), inner))
+
+
+def disorder(archive: bytes, chance: random.Random) -> bytes:
+    """Put the archive's node under one name twice, behind a symlink of that name, or unsorted."""
+    inner = archive.removeprefix(string(b"nix-archive-1"))
+    first = chance.choice([inner, node(Link(b"..")), node(Link(b"/")), node(File())])
+    names = chance.choice([(b"a", b"a"), (b"b", b"a"), (b"aa", b"a"), (b"\xff", b"a")])
+    entries = entry(names[0], first) + entry(names[1], inner)
+    return string(b"nix-archive-1") + directory(entries)
+
+
+MUTATIONS: Final[Sequence[Mutation]] = (cut, lengthen, flip, lie, splice, misname, disorder)
+
+
 def reader(data: bytes, sizes: Sequence[int] = ()) -> Callable[[int], bytes]:
     """Give a stream's `read(n)` that hands out at most these sizes by turns (else all it may)."""
     at, turn = 0, 0
@@ -192,9 +257,9 @@ def reader(data: bytes, sizes: Sequence[int] = ()) -> Callable[[int], bytes]:
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(within: str | None = None) -> Iterator[Path]:
     """Give a directory that goes away whatever modes its files were given."""
-    with tempfile.TemporaryDirectory(prefix="nodeagent-") as name:
+    with tempfile.TemporaryDirectory(prefix="nodeagent-", dir=within) as name:
         try:
             yield Path(name)
         finally:

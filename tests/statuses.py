@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from nodeagent.names import Phase, Reason
-from nodeagent.report import Problem, ProfileStatus, Progress, Status, Target
+from nodeagent.report import Problem, ProfileStatus, Progress, ScrubProgress, Status, Target
 from tests.handmade import NOW, SYSTEM, digest, path
 
 IDLE: Final = Status(
@@ -32,6 +32,14 @@ POURING: Final = Progress(
     bytes_per_second=25_000_000.0,
     eta_seconds=30.0,
 )
+SCRUB: Final = ScrubProgress(
+    running=True,
+    bytes_done=250_000_000,
+    bytes_total=1_000_000_000,
+    paths_done=3,
+    paths_total=12,
+    damaged=1,
+)
 STATUS: Final = IDLE.model_copy(
     update={
         "phase": Phase.POURING,
@@ -41,6 +49,7 @@ STATUS: Final = IDLE.model_copy(
         "progress": POURING,
         "problem": Problem(reason=Reason.PATH_DAMAGED, message="it vanished", since=NOW),
         "conflicts": (path("conflict"),),
+        "scrub": SCRUB,
     }
 )
 

@@ -9,10 +9,9 @@ from typing import Final
 
 import pytest
 import stamina
-import urllib3
 import zstandard
 
-from nodeagent.cache import ATTEMPTS, REDIRECTS, Cache, decoder, opened
+from nodeagent.cache import ATTEMPTS, REDIRECTS, Cache, Transport, decoder, opened
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 
@@ -145,11 +144,6 @@ def test_trouble_that_passes_is_no_trouble(server: Server, main: Cache) -> None:
     assert main.fetch("a", LIMIT) == b"a"
 
 
-def test_retry_after_is_not_waited_for_inside_the_client(server: Server, main: Cache) -> None:
-    server.on("/a", reply(503, Retry_After="3600"), reply(200, b"a"))
-    assert main.fetch("a", LIMIT) == b"a"
-
-
 def test_a_cache_that_is_not_there_is_told_by_name_and_address() -> None:
     message = refusal(Cache("main", "http://127.0.0.1:1"), "a")
     assert message.startswith("cache main (http://127.0.0.1:1) gave no a: ")
@@ -240,8 +234,8 @@ def test_connections_end_with_the_block_that_opened_them(server: Server) -> None
     with opened([("main", server.url), ("other", "http://127.0.0.1:1")]) as (main, other):
         assert main.fetch("a", LIMIT) == b"a"
         assert (main.name, other.name) == ("main", "other")
-        assert len(main.http.pools) == 1
-    assert len(main.http.pools) == 0
+        assert main.http.hosts == 1
+    assert main.http.hosts == 0
 
 
 def with_password(url: str) -> Cache:
@@ -295,4 +289,4 @@ def test_a_fault_of_the_cache_while_unpacking_stays_the_caches(server: Server, m
 
 
 def test_two_caches_of_one_name_and_address_are_equal(main: Cache) -> None:
-    assert Cache("main", main.url, urllib3.PoolManager()) == main
+    assert Cache("main", main.url, Transport()) == main

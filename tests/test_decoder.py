@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from nodeagent import cache
-from nodeagent.cache import Undecodable, decoder
+from nodeagent.cache import Undecodable, decode, decoder
 from tests import nars
 
 DATA: Final = bytes(range(256)) * 300
@@ -57,6 +57,28 @@ def test_zstd_that_ends_too_early_gives_too_little() -> None:
 def test_garbage_is_undecodable(compression: str) -> None:
     with pytest.raises(Undecodable, match=f"the {compression} stream is broken"):
         unpacked(compression, b"this was never packed" * 100)
+
+
+def test_streams_and_padding_in_a_row_are_one_stream() -> None:
+    data = lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4)
+    assert unpacked("xz", data) == b"one two"
+
+
+@pytest.mark.parametrize("compression", ["xz", "bzip2", "gzip"])
+def test_garbage_after_a_stream_is_undecodable_or_passed_over(compression: str) -> None:
+    data = PACKERS[compression](DATA) + b"garbage" * 9
+    if compression == "bzip2":  # as the library does
+        assert unpacked(compression, data) == DATA
+    else:
+        with pytest.raises(Undecodable):
+            unpacked(compression, data)
+
+
+def test_xz_that_needs_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "WINDOW_BYTES", 4 << 20)
+    assert unpacked("xz", lzma.compress(DATA, preset=1)) == DATA
+    with pytest.raises(Undecodable, match=r"(?i)memory"):
+        unpacked("xz", lzma.compress(DATA, preset=6))
 
 
 def test_an_unknown_compression_is_undecodable_and_the_known_ones_are_told() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent import process
+from nodeagent.cache import Access, Down
 from nodeagent.names import Reason
 from nodeagent.realise.jobs import (
     Done,
@@ -30,7 +31,11 @@ WHERES = st.builds(Where, st.text(), st.text(), TEXTS)
 JOBS = st.builds(
     Job, st.text(), st.text(), st.integers(0), TEXTS, st.none() | WHERES, st.none() | st.text()
 )
-SETUPS = st.builds(Setup, st.lists(st.tuples(st.text(), st.text())), TEXTS, st.text())
+ACCESSES = st.builds(Access, st.none() | st.text(), st.none() | st.text(), st.floats(1, 9))
+DOWNS = st.lists(st.builds(Down, st.text(), st.text(), st.floats(0, 9))).map(tuple)
+SETUPS = st.builds(
+    Setup, st.lists(st.tuples(st.text(), st.text())), TEXTS, st.text(), ACCESSES, DOWNS
+)
 EVENTS = st.one_of(
     st.builds(Progress, st.integers(0)),
     st.builds(Done, TEXTS, st.booleans()),
@@ -41,6 +46,12 @@ EVENTS = st.one_of(
 @given(JOBS)
 def test_a_job_arrives_as_it_was_sent(job: Job) -> None:
     assert read_job(encode(job)) == job
+
+
+def test_the_hash_of_a_file_arrives_though_it_is_not_compared() -> None:
+    where = read_job(encode(ITEM.job(Where("a", "none", [], "sha256:0")))).where
+    assert where is not None
+    assert where.file_hash == "sha256:0"
 
 
 @given(SETUPS)

@@ -202,3 +202,67 @@ async def test_what_could_not_be_written_is_not_believed_to_be(book: Ledger) -> 
     assert book.accepted("stable", 0) == Accepted()
     book.accept(wanted(seal(7), floor=5))
     assert (await reopened(book)).accepted("stable", 0).floor == 5
+
+
+async def started(old: Ledger, boot: str) -> tuple[Ledger, bool]:
+    """Give what the next agent reads, and whether it owes a scrub."""
+    fresh = await reopened(old)
+    return fresh, fresh.begin(boot)
+
+
+async def test_a_new_node_owes_no_scrub(book: Ledger) -> None:
+    assert not book.begin("boot-1")
+    assert book.state.scrubbed_boot == "boot-1"
+
+
+async def test_a_boot_after_an_end_in_order_owes_no_scrub(book: Ledger) -> None:
+    book.begin("boot-1")
+    book.publish(HELD, "boot-1")
+    book.end("boot-1")
+    for boot in ("boot-1", "boot-2", "boot-3"):
+        book, due = await started(book, boot)
+        assert not due
+        assert book.state.clean_end is None  # while an agent runs
+        book.end(boot)
+
+
+async def test_a_boot_after_any_other_end_owes_a_scrub_until_one_ended(book: Ledger) -> None:
+    book.begin("boot-1")
+    book.publish(HELD, "boot-1")
+    book, due = await started(book, "boot-1")
+    assert not due  # only the agent died, the machine lives on
+    book, due = await started(book, "boot-2")
+    assert due
+    book.end("boot-2")  # in order, but before the scrub ended
+    for boot in ("boot-2", "boot-3"):
+        book, due = await started(book, boot)
+        assert due
+    book.scrubbed("boot-3", 1234)
+    book, due = await started(book, "boot-3")
+    assert not due
+    assert book.state.scrubbed_at == 1234
+
+
+async def test_a_node_of_which_that_is_not_known_owes_a_scrub(book: Ledger) -> None:
+    book.publish(HELD, "boot-1")
+    assert book.begin("boot-1")
+
+
+async def test_a_mark_that_cannot_be_written_is_not_left_for_a_later_boot(book: Ledger) -> None:
+    book.begin("boot-1")
+    book.publish(HELD, "boot-1")
+    book.end("boot-1")
+    away = book.directory.rename(book.directory.with_name("away"))
+    assert not book.begin("boot-2")
+    book.end("boot-2")
+    away.rename(book.directory)
+    book.accept(wanted(seal(7)))
+    assert (await started(book, "boot-3"))[1]
+
+
+async def test_known_damage_outlives_a_restart(book: Ledger) -> None:
+    book.condemn({"/nix/store/a": "flipped"})
+    book.condemn({"/nix/store/a": "flipped"})
+    assert (await reopened(book)).state.damaged == {"/nix/store/a": "flipped"}
+    book.condemn({})
+    assert (await reopened(book)).state.damaged == {}

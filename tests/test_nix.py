@@ -250,10 +250,10 @@ async def test_a_hash_that_is_not_sha256_is_refused(store: Nix, program: StandIn
 
 
 async def test_a_program_that_fails_is_quoted(store: Nix, program: StandIn) -> None:
-    program.answers(stderr="warning: slow\nerror: no space left\n", code=1)
+    program.answers(stderr="warning: slow\nerror: no such thing\n", code=1)
     error = await failure(lambda: store.register([LIB]))
     assert error.reason is Reason.NIX_FAILED
-    assert error.message.endswith("failed: warning: slow; error: no space left")
+    assert error.message.endswith("failed: warning: slow; error: no such thing")
     assert "--load-db" in error.message
 
 

@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent import plan
-from nodeagent.plan import Plan
+from nodeagent.plan import Plan, Space, Step
 from nodeagent.release import PathInfo, System
 from tests import graphs
 
@@ -91,3 +92,42 @@ def test_a_registered_path_that_is_gone_is_fetched() -> None:
     system = graphs.system({graphs.path(1): graphs.info(1)})
     made = plan.diff(system, {graphs.path(1): graphs.info(1).nar_hash}, set())
     assert [(step.path, step.on_disk) for step in made.steps] == [(graphs.path(1), False)]
+
+
+@given(cases(), st.data())
+def test_room_is_needed_for_what_is_neither_staged_nor_there(
+    case: Case, data: st.DataObject
+) -> None:
+    steps = case.plan.steps
+    staged = {step.path for step in steps if data.draw(st.booleans())}
+    new = [step for step in steps if step.path not in staged and not step.on_disk]
+    needed = plan.need(case.plan, staged)
+    assert needed.bytes >= sum(step.info.nar_size for step in new)
+    assert needed.inodes == 2 * len(new)
+    assert bool(needed.bytes) == bool(new)
+
+
+def test_the_margin_grows_with_the_plan_and_is_what_is_shown() -> None:
+    big = graphs.info(1).model_copy(update={"nar_size": 800 << 20})
+    needed = plan.need(Plan((Step(graphs.path(1), big),), frozenset()), set())
+    assert needed == Space(916 << 20, 2)
+    assert str(needed) == "916 MiB, 2 inodes"
+
+
+@pytest.mark.parametrize(
+    ("free", "enough"),
+    [
+        (Space(100, 10), True),
+        (Space(100, None), True),
+        (Space(99, 10), False),
+        (Space(99, None), False),
+        (Space(100, 9), False),
+    ],
+)
+def test_bytes_and_inodes_must_both_fit(free: Space, enough: bool) -> None:
+    assert plan.fits(Space(100, 10), free) is enough
+    assert plan.fits(Space(100, None), free) is (free.bytes >= 100)
+
+
+def test_where_inodes_are_not_counted_none_are_shown() -> None:
+    assert str(Space(1 << 20, None)) == "1 MiB"

@@ -8,7 +8,8 @@ from nodeagent.readiness import Check, Evidence, is_ready, judge
 PATHS = ["/nix/store/a", "/nix/store/b", "/nix/store/c", "/nix/store/d", "/nix/store/e"]
 PROBLEM = (Reason.CACHE_UNREACHABLE, "cache main gave nothing")
 LISTS = st.lists(st.sampled_from(PATHS), unique=True)
-EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, st.sampled_from([None, PROBLEM]))
+PROBLEMS = st.sampled_from([None, PROBLEM])
+EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS)
 
 
 def check(name: str, evidence: Evidence) -> Check:
@@ -46,6 +47,12 @@ def test_of_many_lost_paths_some_are_told_and_the_rest_counted() -> None:
     assert "/nix/store/a, /nix/store/b, /nix/store/c and 2 more" in message
 
 
+def test_damaged_paths_are_told_apart_from_lost_ones() -> None:
+    message = check("store", Evidence(published=True, absent=PATHS[:1], damaged=PATHS[1:2])).message
+    assert "1 published store paths are gone: /nix/store/a; " in message
+    assert "1 published store paths are damaged: /nix/store/b; they are" in message
+
+
 def test_a_shut_gate_is_told_by_profile() -> None:
     found = check("gates", Evidence(published=True, shut=["ds"]))
     assert found.message == "the gates of these profiles are shut: ds"
@@ -56,6 +63,7 @@ def test_a_shut_gate_is_told_by_profile() -> None:
     [
         Evidence(published=False),
         Evidence(published=True, absent=PATHS),
+        Evidence(published=True, damaged=PATHS),
         Evidence(published=True, shut=["ds"]),
     ],
 )
@@ -77,8 +85,8 @@ def test_what_pods_do_not_depend_on_is_told_and_does_not_decide(evidence: Eviden
 
 @given(EVIDENCE)
 def test_a_node_is_ready_exactly_when_published_whole_and_open(evidence: Evidence) -> None:
-    whole = evidence.published and not evidence.absent and not evidence.shut
-    assert is_ready(judge(evidence)) is whole
+    faults = (*evidence.absent, *evidence.damaged, *evidence.shut)
+    assert is_ready(judge(evidence)) is (evidence.published and not faults)
 
 
 @given(EVIDENCE)

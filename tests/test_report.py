@@ -70,6 +70,17 @@ def test_a_report_of_its_own_has_the_right_time() -> None:
     assert abs(datetime.now(UTC) - report.problem.since) < timedelta(minutes=1)
 
 
+def test_a_new_conflict_is_told_once() -> None:
+    told: list[Problem] = []
+    report = Report(on_problem=told.append)
+    for paths in (("a",), ("a",), ("a", "b"), (), ("a",)):
+        report.conflict(paths)
+        assert report.conflicts == paths
+    assert [one.message.partition(":")[0] for one in told] == ["a", "b", "a"]
+    assert {one.reason for one in told} == {Reason.PATH_CONFLICT}
+    assert report.problem is None  # nothing went wrong: the path stays as it is
+
+
 def pouring(total: int = 1000) -> Report:
     report = Report(phase=Phase.POURING)
     report.pouring(total, 10, now=100.0)

@@ -30,6 +30,7 @@ def seal(
     channel: str = "stable",
     expires: datetime = NOW + DAY,
     not_before: datetime | None = None,
+    created: datetime = NOW - DAY,
 ) -> Envelope:
     record = ChannelRecord(
         fleet=fleet,
@@ -37,7 +38,7 @@ def seal(
         serial=serial,
         release=f"sha256:{serial:064x}",
         release_size=1,
-        created_at=NOW - DAY,
+        created_at=created,
         expires_at=expires,
         not_before=not_before,
     )
@@ -259,3 +260,27 @@ def test_the_floor_lets_both_of_an_accepted_pair_through(one: int, two: int) -> 
     for percent, serial in ((100, one), (0, two)):
         chosen = wanted(pinned(seal(one), seal(two), percent), Accepted(floor=floor))
         assert chosen.record.serial == serial
+
+
+def message(pins: Pins) -> str:
+    chosen = choose(pins)
+    assert isinstance(chosen, Refusal)
+    return chosen.message
+
+
+def test_a_record_from_the_future_tells_that_the_clock_is_slow() -> None:
+    early = seal(7, not_before=NOW + DAY)
+    assert message(pinned(early)).endswith("; wait")
+    ahead = seal(7, created=NOW + DAY, expires=NOW + 3 * DAY, not_before=NOW + DAY)
+    assert f"this node's clock says {NOW:%Y-%m-%d %H}h UTC" in message(pinned(ahead))
+    assert "set the clock" in message(pinned(ahead))
+
+
+def test_a_few_minutes_do_not_make_a_clock_slow() -> None:
+    soon = seal(7, created=NOW + select.CLOCK_SLACK, not_before=NOW + DAY)
+    assert message(pinned(soon)).endswith("; wait")
+
+
+def test_an_expired_record_tells_the_clock_that_it_expired_by() -> None:
+    late = seal(7, expires=NOW)
+    assert f"(this node's clock says {NOW:%Y-%m-%d %H}h UTC)" in message(pinned(late))

@@ -6,7 +6,7 @@ from nodeagent import status
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Phase, Reason
 from tests.handmade import digest, path
-from tests.statuses import IDLE, POURING, STATUS, agent, written
+from tests.statuses import IDLE, POURING, SCRUB, STATUS, agent, written
 
 
 def refusal(url: str) -> str:
@@ -57,7 +57,14 @@ def test_an_agent_in_trouble_is_shown_with_all_of_it() -> None:
         line.startswith("progress  25%, 250.0 MB of 1.0 GB, 3 of 12 paths") for line in shown
     )
     assert any(line.startswith(f"conflict  {path('conflict')} ") for line in shown)
+    assert "scrub     250.0 MB of 1.0 GB, 3 of 12 paths, 1 damaged" in shown
     assert "problem   PathDamaged: it vanished" in shown
+
+
+def test_a_scrub_that_ended_well_is_shown_as_such() -> None:
+    done = SCRUB.model_copy(update={"running": False, "damaged": 0})
+    shown = list(status.lines(IDLE.model_copy(update={"scrub": done})))
+    assert shown[-1] == "scrub     ended: 250.0 MB of 1.0 GB, 3 of 12 paths"
 
 
 def test_an_agent_without_pins_wants_and_has_nothing() -> None:

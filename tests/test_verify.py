@@ -5,8 +5,8 @@ from typing import Final
 
 import pytest
 
-from nodeagent import verify
 from nodeagent.store import StoreFiles
+from nodeagent.verify import walk
 from tests import nars
 from tests.handmade import Item, path
 
@@ -52,7 +52,7 @@ DAMAGE: Final[dict[str, Callable[[Path], object]]] = {
 
 
 def test_whole_trees_pass(files: StoreFiles) -> None:
-    assert verify.walk(files, INFOS) == {}
+    assert walk.damaged(files, INFOS) == {}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -61,20 +61,20 @@ def test_a_damaged_tree_is_told_and_the_others_are_not(files: StoreFiles, damage
     DAMAGE[damage](files.real(ITEM.path))
     if files.real(ITEM.path).exists():
         files.real(ITEM.path).chmod(0o555)
-    damaged = verify.walk(files, INFOS)
+    damaged = walk.damaged(files, INFOS)
     assert damaged.keys() == {ITEM.path}
     assert damaged[ITEM.path]
 
 
 def test_a_truncated_file_is_told_in_bytes(files: StoreFiles) -> None:
     truncate(files.real(ITEM.path))
-    assert "bytes instead of" in verify.walk(files, INFOS)[ITEM.path]
+    assert "bytes instead of" in walk.damaged(files, INFOS)[ITEM.path]
 
 
 def test_only_what_is_gone_is_absent(files: StoreFiles) -> None:
-    assert verify.absent(files, INFOS) == []
+    assert walk.absent(files, INFOS) == []
     files.real(LINK.path).unlink()
-    assert verify.absent(files, [*INFOS, path("never")]) == [LINK.path, path("never")]
+    assert walk.absent(files, [*INFOS, path("never")]) == [LINK.path, path("never")]
 
 
 def test_a_walk_reads_no_contents(files: StoreFiles) -> None:
@@ -82,4 +82,4 @@ def test_a_walk_reads_no_contents(files: StoreFiles) -> None:
     file.chmod(0o644)
     file.write_bytes(b"PLAIN")
     file.chmod(0o444)
-    assert verify.walk(files, INFOS) == {}  # they are hashed when they are poured
+    assert walk.damaged(files, INFOS) == {}  # they are hashed when they are poured

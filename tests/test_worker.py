@@ -117,6 +117,7 @@ WRONG: Final[dict[str, Callable[[Where], Where]]] = {
     "address": lambda where: replace(where, url="nar/not-there.nar"),
     "compression": lambda where: replace(where, compression="xz"),
     "signature": lambda where: replace(where, sigs=[ITEM.sign(STRANGER), "rubbish"]),
+    "signature of another path": lambda where: replace(where, sigs=[Item(path("other")).sign()]),
     "archive": lambda where: replace(where, url="nar/other.nar"),
 }
 
@@ -207,6 +208,11 @@ def test_a_path_that_no_trusted_key_signed_is_not_even_fetched(bench: Bench) -> 
     where = bench.files.add(ITEM, key=STRANGER)
     (bench.files.root / where.url).unlink()
     assert bench.refused(ITEM.job(where)) is Reason.PATH_UNTRUSTED
+
+
+def test_a_signature_of_another_path_is_none(bench: Bench) -> None:
+    bench.files.add(ITEM, tell=lambda info: replace(info, sigs=(Item(path("other")).sign(),)))
+    assert bench.refused(ITEM.job()) is Reason.PATH_UNTRUSTED
 
 
 def test_a_signature_over_other_facts_is_none(bench: Bench) -> None:

@@ -6,17 +6,18 @@ gives way to which is `agent.loop`, what others see of it is `agent.view`.
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent import keys, log, source
+from nodeagent import cores, keys, log, source
 from nodeagent.agent.flow import Flow
 from nodeagent.agent.loop import Loop
+from nodeagent.agent.scrub import Scrubbing
 from nodeagent.agent.view import AgentView
+from nodeagent.cache import Access
 from nodeagent.config import AgentSettings
 from nodeagent.errors import NodeAgentError
 from nodeagent.ledger import Ledger
@@ -24,7 +25,8 @@ from nodeagent.metrics import Metrics
 from nodeagent.names import Reason
 from nodeagent.nix import Nix
 from nodeagent.publish import Gates
-from nodeagent.realise.run import Means
+from nodeagent.realise import stock
+from nodeagent.realise.run import WORKER, Means
 from nodeagent.report import Problem, Report
 from nodeagent.select import Node
 from nodeagent.serve import health
@@ -37,7 +39,7 @@ async def run(settings: AgentSettings) -> bool:
     """Keep this node's pins realised until cancelled, or for one pass; tell if it succeeded."""
     logger = log.get()
     files = StoreFiles(settings.store_root.absolute(), settings.durable)
-    nix = Nix(files.root)
+    nix = Nix(files.root, daemon=stock.daemon(files.root, settings.executor))
     ledger = Ledger(settings.state_dir)
     gates = Gates(settings.run_dir, settings.host_store or str(files.store_dir))
     metrics = Metrics()
@@ -48,17 +50,21 @@ async def run(settings: AgentSettings) -> bool:
         settings.channel,
         keys.parse_public(_lines(settings.release_keys)),
     )
+    access = _access(settings)
     means = Means(
         files=files,
         nix=nix,
         caches=settings.cache_addresses,
         cache_keys=_trusted_lines(settings.cache_keys),
-        workers=settings.workers or len(os.sched_getaffinity(0)),
+        workers=settings.workers or cores.usable(),
+        worker=(*gently(settings), *WORKER),
+        access=access,
     )
     flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
     loop = Loop(settings, node, flow, logger)
+    scrubbing = Scrubbing(flow, loop.wake, logger)
 
-    async with _listening(AgentView(node, settings.system, flow), settings):
+    async with _listening(AgentView(node, settings.system, flow, scrubbing), settings):
         logger.info(
             "started",
             node=node.name,
@@ -72,14 +78,16 @@ async def run(settings: AgentSettings) -> bool:
                 "waiting for another agent to end", state=str(settings.state_dir)
             )
         ):
-            files.claim(share=settings.share_store)
+            files.claim(share=settings.share_store or nix.daemon is not None)
             await nix.create()
-            await flow.restore()
-            if settings.once:
-                return await loop.once()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(source.watch(settings.pins, loop.wake), name="watch")
-                tasks.create_task(loop.forever(), name="loop")
+            with scrubbing.owed():
+                await flow.restore()
+                if settings.once:
+                    return await loop.once()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(source.watch(settings.pins, loop.wake), name="watch")
+                    tasks.create_task(loop.forever(), name="loop")
+                    tasks.create_task(scrubbing.run(), name="scrub")
     return True
 
 
@@ -100,6 +108,12 @@ async def _listening(view: AgentView, settings: AgentSettings) -> AsyncIterator[
         await runner.cleanup()
 
 
+def gently(settings: AgentSettings) -> Sequence[str]:
+    """Give the commands that make workers stand back behind the node's other work."""
+    nice = ("nice", "-n", str(settings.nice)) if settings.nice else ()
+    return (*nice, *(("ionice", "-c", "idle") if settings.idle_io else ()))
+
+
 def _teller(logger: FilteringBoundLogger, metrics: Metrics) -> Callable[[Problem], None]:
     """Make each new problem a log line and a count."""
 
@@ -108,6 +122,18 @@ def _teller(logger: FilteringBoundLogger, metrics: Metrics) -> Callable[[Problem
         metrics.refused(problem.reason)
 
     return tell
+
+
+def _access(settings: AgentSettings) -> Access:
+    """Say how caches are reached; refuse unusable files now, not in each worker."""
+    access = Access(
+        netrc=str(settings.netrc) if settings.netrc else None,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        connect_seconds=settings.connect_seconds,
+        stall_seconds=settings.stall_seconds,
+    )
+    access.require_usable()
+    return access
 
 
 def _lines(file: Path) -> list[str]:

@@ -5,11 +5,12 @@ generation stays published; only positive evidence of loss shuts a gate.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nodeagent import cache, keys, plan, release, source, verify
+from nodeagent import cache, keys, plan, release, source
 from nodeagent.errors import NodeAgentError
 from nodeagent.ledger import Held, Ledger
 from nodeagent.metrics import Metrics
@@ -17,16 +18,19 @@ from nodeagent.names import Phase, Reason
 from nodeagent.plan import Plan
 from nodeagent.publish import Gates, Generation
 from nodeagent.realise.run import Failure, Means, Tally, realise
-from nodeagent.release import Location, System
+from nodeagent.release import Location, PathInfo, System
 from nodeagent.report import Report
+from nodeagent.verify import walk
 
-REPAIRS = 2
 SHOWN = 3
 
 
 @dataclass
 class Flow:
-    """What a pass works with, and what is published."""
+    """What a pass works with, what is published, and what is known of the store's paths.
+
+    `pours` is held while a pass pours; `hashed` are paths whose contents were read in this run.
+    """
 
     means: Means
     ledger: Ledger
@@ -37,10 +41,16 @@ class Flow:
     boot_id: str
     published: Generation | None = None
     tally: Tally = field(default_factory=Tally)
+    memory: cache.Memory = field(default_factory=cache.Memory)
+    pours: asyncio.Lock = field(default_factory=asyncio.Lock)
+    hashed: set[str] = field(default_factory=set)
+    damaged: dict[str, str] = field(default_factory=dict)
     _verified: set[str] = field(default_factory=set)
+    _conflicting: dict[str, PathInfo] = field(default_factory=dict)
 
     async def bring(self, target: Held, manifest_size: int) -> None:
         """Make `target` the published generation; raises NodeAgentError, nothing lost."""
+        self.memory.renew()
         await self._check_published()
         system = await self._system(target, manifest_size)
         await self._realise(target, system)
@@ -49,6 +59,7 @@ class Flow:
     async def restore(self) -> None:
         """Publish what was published before if it is intact, else shut its gates; asks nobody."""
         held, state = self.ledger.state.held, self.ledger.state
+        self.damaged.update(state.damaged)
         if state.verified_boot != self.boot_id:
             await asyncio.to_thread(self._forget_last_boot)
         if held is None or self.ledger.manifest(held.release) is None:
@@ -56,7 +67,7 @@ class Flow:
         system = await self._system(held, 0)
         if state.verified_boot == self.boot_id:
             self._verified.update(system.paths)
-        lost = [step.path for step in (await self._plan(system, {})).steps]
+        lost = [step.path for step in (await self._plan(system)).steps]
         lost += await self._verify(system)
         self.gates.withdraw(_users(system, lost))
         if not lost:
@@ -65,11 +76,28 @@ class Flow:
     def lost(self) -> Sequence[str]:
         """List the published store paths that are gone."""
         paths = self.published.system.paths if self.published else ()
-        return verify.absent(self.means.files, paths)
+        return walk.absent(self.means.files, paths)
+
+    def broken(self) -> Sequence[str]:
+        """List the published store paths that are known to be damaged."""
+        paths = self.published.system.paths if self.published else ()
+        return [path for path in self.damaged if path in paths]
 
     def shut(self) -> Sequence[str]:
         """List the published profiles whose gate is shut."""
         return self.gates.shut(self.published.system.profiles if self.published else ())
+
+    def condemn(self, path: str, fault: str) -> None:
+        """Take note that a path's contents are damaged: gates first, then the rest."""
+        if self.published is not None:
+            self.gates.withdraw(_users(self.published.system, [path]))
+        self.damaged[path] = fault
+        self._remember_damage()
+        self.report.fail(Reason.PATH_DAMAGED, f"{path} is damaged: {fault}; fetching anew")
+
+    def _remember_damage(self) -> None:
+        with contextlib.suppress(NodeAgentError):  # a full disk is told by what fills it
+            self.ledger.condemn(self.damaged)
 
     async def _check_published(self) -> None:
         """Shut the gates of profiles that lost paths, before anything else."""
@@ -94,62 +122,74 @@ class Flow:
         return release.for_system(parsed, self.system)
 
     async def _realise(self, target: Held, system: System) -> None:
-        """Plan, pour and verify; what verification finds broken is planned once more."""
-        damaged: Mapping[str, str] = {}
-        for _ in range(REPAIRS):
-            todo = await self._plan(system, damaged)
+        """Plan, pour and verify; what is found broken meanwhile is planned once more."""
+        repaired: set[str] = set()
+        while True:
+            repaired |= self.damaged.keys()
+            todo = await self._plan(system)
             if todo.steps:
                 await self._pour(target, todo)
-            damaged = await self._verify(system)
-            if not damaged:
+            await self._verify(system)
+            broken = self.damaged.keys() & system.paths.keys()
+            if not broken:
                 return
-        path, fault = next(iter(damaged.items()))
-        raise NodeAgentError(
-            Reason.PATH_DAMAGED, f"{path} is still damaged after a repair ({fault}); check the disk"
-        )
+            for path in broken & repaired:
+                fault = self.damaged[path]
+                raise NodeAgentError(
+                    Reason.PATH_DAMAGED,
+                    f"{path} is still damaged after a repair ({fault}); check the disk",
+                )
 
-    async def _plan(self, system: System, damaged: Mapping[str, str]) -> Plan:
+    async def _plan(self, system: System) -> Plan:
         self._enter(Phase.PLANNING)
         valid = await asyncio.to_thread(self.means.nix.valid)
         on_disk = await asyncio.to_thread(self.means.files.on_disk)
-        todo = plan.diff(system, valid, on_disk, damaged.keys())
-        if todo.conflicts:
-            alien = await asyncio.to_thread(self._unvouched, todo.conflicts)
-            todo = plan.diff(system, valid, on_disk, alien | damaged.keys())
-        self.report.conflicts = todo.conflicts
-        self._verified.update(todo.conflicts)  # whole by their own hash, not by the release's
+        todo = plan.diff(system, valid, on_disk, self.damaged.keys())
+        self._conflicting = await asyncio.to_thread(self._vouched, todo.conflicts)
+        if alien := {*todo.conflicts} - self._conflicting.keys():
+            todo = plan.diff(system, valid, on_disk, alien | self.damaged.keys())
+        self.report.conflict(todo.conflicts)
         return todo
 
-    def _unvouched(self, paths: Sequence[str]) -> set[str]:
-        """Pick the paths whose own registration no trusted cache key signed."""
+    def _vouched(self, paths: Sequence[str]) -> dict[str, PathInfo]:
+        """Give the facts of the paths whose own registration a trusted cache key signed."""
         trusted = keys.parse_public(self.means.cache_keys)
         return {
-            one.path
-            for one in self.means.nix.registered(paths)
-            if not trusted.verify_texts(one.sigs, one.fingerprint)
+            one.path: one.info
+            for one in (self.means.nix.registered(paths) if paths else ())
+            if trusted.verify_texts(one.sigs, one.fingerprint)
         }
 
     async def _pour(self, target: Held, todo: Plan) -> None:
+        steps = {step.path for step in todo.steps}
+        self._verified.difference_update(steps)
         self.tally = Tally()
         self.report.pouring(todo.bytes, len(todo.steps), time.monotonic())
         self._enter(Phase.POURING)
         index = await asyncio.to_thread(self._fetch_index, target)
         try:
-            failures = await realise(todo, self._means(target), index, self.tally)
+            async with self.pours:
+                failures = await realise(todo, self._means(target), index, self.tally)
         finally:
             self.metrics.paths_poured.inc(self.tally.paths_done)
             self.metrics.bytes_poured.inc(self.tally.bytes_done)
-        done = {step.path for step in todo.steps} - {failure.path for failure in failures}
-        self._verified.difference_update(done)
-        if failures:
+        if failures:  # then nobody knows which of the other paths were tried
             raise _failure(failures)
+        self.hashed.update(steps)
+        for path in steps & self.damaged.keys():
+            del self.damaged[path]
+        self._remember_damage()
 
     async def _verify(self, system: System) -> Mapping[str, str]:
         """Walk what was not walked since it was poured, or since the boot."""
         self._enter(Phase.VERIFYING)
         unseen = {path: info for path, info in system.paths.items() if path not in self._verified}
-        damaged = await asyncio.to_thread(verify.walk, self.means.files, unseen)
+        # A conflicting path is whole by its own hash, not by the release's.
+        facts = {path: self._conflicting.get(path, info) for path, info in unseen.items()}
+        damaged = await asyncio.to_thread(walk.damaged, self.means.files, facts)
         self._verified.update(unseen.keys() - damaged.keys())
+        self.damaged.update(damaged)
+        self._remember_damage()
         if damaged and self.published is not None:
             self.gates.withdraw(_users(self.published.system, list(damaged)))
         return damaged
@@ -170,18 +210,24 @@ class Flow:
         self.means.files.clean_displaced()
 
     def _fetch_manifest(self, target: Held, size: int) -> bytes:
-        with cache.opened(self._addresses(target)) as caches:
+        with self._caches(target) as caches:
             return source.fetch_manifest(caches, target.release, size)
 
     def _fetch_index(self, target: Held) -> Mapping[str, Location]:
-        with cache.opened(self._addresses(target)) as caches:
+        with self._caches(target) as caches:
             return source.fetch_index(caches, target.release)
+
+    def _caches(self, target: Held) -> contextlib.AbstractContextManager[list[cache.Cache]]:
+        return cache.opened(self._addresses(target), self.means.access, self.memory)
 
     def _addresses(self, target: Held) -> list[tuple[str, str]]:
         return source.caches_for(target.caches, dict(self.means.caches))
 
     def _means(self, target: Held) -> Means:
-        return replace(self.means, caches=self._addresses(target))
+        caches, down = self._addresses(target), self.memory.downs()
+        # Where none is left, one failed request decides, and not the index's alone.
+        left = {name for name, _ in caches} - {one.name for one in down}
+        return replace(self.means, caches=caches, down=down if left else ())
 
     def _enter(self, phase: Phase) -> None:
         self.report.phase = phase

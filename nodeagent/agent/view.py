@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nodeagent import readiness
 from nodeagent.agent.flow import Flow
+from nodeagent.agent.scrub import Scrubbing
 from nodeagent.readiness import Check, Evidence
 from nodeagent.report import ProfileStatus, Status, Target
 from nodeagent.select import Node
@@ -18,6 +19,7 @@ class AgentView:
     node: Node
     system: str
     flow: Flow
+    scrubbing: Scrubbing
 
     async def checks(self) -> list[Check]:
         """Look at the published paths and gates, then judge."""
@@ -30,6 +32,7 @@ class AgentView:
             Evidence(
                 published=self.flow.published is not None,
                 absent=self.flow.lost(),
+                damaged=self.flow.broken(),
                 shut=self.flow.shut(),
                 conflicts=report.conflicts,
                 problem=problem or None,
@@ -52,6 +55,7 @@ class AgentView:
             progress=report.progress(tally.bytes_done, tally.paths_done, time.monotonic()),
             problem=report.problem,
             conflicts=report.conflicts,
+            scrub=self.scrubbing.progress(),
         )
 
     async def metrics(self) -> bytes:
@@ -59,6 +63,7 @@ class AgentView:
         metrics, report, tally = self.flow.metrics, self.flow.report, self.flow.tally
         metrics.ready.set(readiness.is_ready(await self.checks()))
         metrics.phase(report.phase)
+        metrics.last_scrub.set(self.flow.ledger.state.scrubbed_at or 0)
         pouring = report.progress(tally.bytes_done, tally.paths_done, time.monotonic())
         metrics.bytes_todo.set(pouring.bytes_total - pouring.bytes_done if pouring else 0)
         if report.wanted is not None:

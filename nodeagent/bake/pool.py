@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from nodeagent import process
+from nodeagent import cores, process
 from nodeagent.bake.jobs import Event, Failed, Job, Progress, encode, read_event
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.bake.worker")
@@ -21,7 +20,7 @@ OnEvent = Callable[[Job, Event], None]
 class Pool:
     """How jobs are done; a test puts its own program in the worker's place."""
 
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=cores.usable)
     argv: Sequence[str] = WORKER
 
     async def run(self, directory: Path, jobs: Iterable[Job], on_event: OnEvent) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,23 +12,10 @@ from nodeagent import process
 from nodeagent.bench.closures import BIG, PACKAGES, SMALL
 from nodeagent.bench.figures import Figure, figure, ratio
 from nodeagent.bench.lab import NODEAGENT, Lab, clear, lab, peak_rss, seconds
+from nodeagent.bench.room import Room
+from nodeagent.bench.verify import verify
 
 SETTLE_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where to measure, how often and how long; `memory` is a tmpfs, `disk` is none.
-
-    At another `scale` than 1 the figures mean nothing: that is for trying the benches.
-    """
-
-    memory: Path
-    disk: Path
-    runs: int
-    idle_seconds: float
-    scale: float = 1.0
-
 
 Bench = Callable[[Room], Awaitable[list[Figure]]]
 Command = Callable[[Path], Awaitable[float]]
@@ -112,6 +98,7 @@ BENCHES: Final[dict[str, Bench]] = {
     "small": small,
     "big": big,
     "bake": bake,
+    "verify": verify,
     "start": start,
 }
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nodeagent.bench import document, figures
-from nodeagent.bench.cases import BENCHES, Room
+from nodeagent.bench.cases import BENCHES
+from nodeagent.bench.room import Room
 from nodeagent.store import remove
 
 

@@ -17,7 +17,7 @@ class Bench(Settings):
     """
 
     names: CliPositionalArg[list[str]] = Field(
-        [], description="pour, durable, small, big, bake, start (none: all)"
+        [], description="pour, durable, small, big, bake, verify, start (none: all)"
     )
     memory: Path = Field(Path("/dev/shm"), description="a tmpfs with 6 GB free")  # noqa: S108 meant
     disk: Path = Field(Path("build"), description="a directory on a disk with 4 GB free")
@@ -27,9 +27,10 @@ class Bench(Settings):
 
     def cli_cmd(self) -> None:
         """Run the benches."""
-        from nodeagent.bench import cases, run
+        from nodeagent.bench import run
+        from nodeagent.bench.room import Room
 
-        room = cases.Room(
+        room = Room(
             self.memory, self.disk.absolute(), self.runs, self.idle_seconds, self.scale
         )
         room.disk.mkdir(parents=True, exist_ok=True)

@@ -5,25 +5,36 @@ Plain dataclasses: a worker must start fast and stay small.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+
+from nodeagent.cache import Access, Down
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every job of a worker shares; `caches` are (name, address), in order of trial."""
+    """What every job of a worker shares; `caches` are (name, address), in order of trial.
+
+    `down` are those that the agent found not to be worth asking now.
+    """
 
     caches: Sequence[tuple[str, str]]
     trusted_keys: Sequence[str]
     staging: str
+    access: Access = field(default_factory=Access)
+    down: Sequence[Down] = ()
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where a NAR is said to lie, and who vouches for the path."""
+    """Where a NAR is said to lie, and who vouches for the path.
+
+    `file_hash` only tells which caches have the same bytes: a download may go on at another.
+    """
 
     url: str
     compression: str
     sigs: Sequence[str]
+    file_hash: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ def read_setup(line: bytes) -> Setup:
     """Read a worker's first line."""
     data = json.loads(line)
     caches = [(name, url) for name, url in data["caches"]]
-    return Setup(caches, data["trusted_keys"], data["staging"])
+    down = tuple(Down(**one) for one in data["down"])
+    return Setup(caches, data["trusted_keys"], data["staging"], Access(**data["access"]), down)
 
 
 def read_job(line: bytes) -> Job:

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from nodeagent import process
+from nodeagent import disk, plan, process
+from nodeagent.cache import Access, Down
+from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
 from nodeagent.plan import Plan, Step
+from nodeagent.realise import stock
 from nodeagent.realise.jobs import Done, Failed, Job, Progress, Setup, Where, encode, read_event
 from nodeagent.release import Location
 from nodeagent.store import StoreFiles
@@ -25,6 +28,7 @@ from nodeagent.store import StoreFiles
 WORKER: Final = (sys.executable, "-m", "nodeagent.realise.worker")
 COMMIT_PAUSE_SECONDS: Final = 0.25
 MAX_BATCH: Final = 1000
+_FOR_ALL: Final = {Reason.CACHE_UNREACHABLE, Reason.STORE_UNUSABLE, Reason.DISK_SHORT}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Means:
     cache_keys: Sequence[str]
     workers: int
     worker: Sequence[str] = WORKER
+    access: Access = field(default_factory=Access)
+    down: Sequence[Down] = ()
 
 
 @dataclass
@@ -71,15 +77,19 @@ class _Pass:
 
 
 async def realise(
-    plan: Plan, means: Means, index: Mapping[str, Location], tally: Tally
+    todo: Plan, means: Means, index: Mapping[str, Location], tally: Tally
 ) -> tuple[Failure, ...]:
     """Bring and register every path of the plan; give those that failed.
 
-    One path's failure does not stop the others; an unreachable cache or an unusable store does.
+    One path's failure does not stop the others; an unreachable cache, an unusable store or a
+    full disk does. A plan for which there is no room is not begun.
     """
-    run = _Pass(plan, means, index, tally, deque(plan.steps), set(plan.kept))
-    await asyncio.to_thread(means.files.clean_staging, [step.path for step in plan.steps])
-    workers = min(means.workers, len(plan.steps))
+    run = _Pass(todo, means, index, tally, deque(todo.steps), set(todo.kept))
+    await asyncio.to_thread(means.files.clean_staging, [step.path for step in todo.steps])
+    await asyncio.to_thread(_require_room, todo, means.files)
+    if means.nix.daemon is not None:
+        return await _through_daemon(todo, means, tally)
+    workers = min(means.workers, len(todo.steps))
     async with asyncio.TaskGroup() as tasks:
         committer = tasks.create_task(_commit_forever(run), name="commit")
         async with asyncio.TaskGroup() as pool:
@@ -91,12 +101,35 @@ async def realise(
     return tuple(run.failures)
 
 
+async def _through_daemon(todo: Plan, means: Means, tally: Tally) -> tuple[Failure, ...]:
+    """Let the Nix daemon that owns the store do what is to do."""
+    refused = await stock.fetch(todo.steps, means.nix, means.files, means.caches, means.cache_keys)
+    for step in todo.steps:
+        if step.path not in refused:
+            tally.bytes_done += step.info.nar_size
+            tally.paths_done += 1
+            tally.paths_fetched += 1
+    return tuple(Failure(path, one.reason, one.message) for path, one in refused.items())
+
+
+def _require_room(todo: Plan, files: StoreFiles) -> None:
+    """Refuse to begin what cannot end: nothing was fetched yet."""
+    staged = {step.path for step in todo.steps if os.path.lexists(files.staged(step.path))}
+    needed, free = plan.need(todo, staged), disk.free(files.staging)
+    if not plan.fits(needed, free):
+        raise NodeAgentError(
+            Reason.DISK_SHORT,
+            f"the release needs {needed} on the file system at {disk.mount_point(files.staging)}, "
+            f"free are {free}; make room on it, or give the store a larger one",
+        )
+
+
 async def _work(run: _Pass) -> None:
     """Feed one worker until nothing is left to do; a worker that dies is replaced."""
     while run.todo:
         async with process.started(run.means.worker, stderr=None) as child:
             assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
-            setup = Setup(run.means.caches, run.means.cache_keys, str(run.means.files.staging))
+            setup = _setup(run.means)
             child.stdin.write(encode(setup))
             while run.todo:
                 step = run.todo.popleft()
@@ -143,13 +176,21 @@ def _finish(run: _Pass, step: Step, done: Done) -> None:
 
 def _fail(run: _Pass, step: Step, reason: Reason, message: str) -> None:
     run.failures.append(Failure(step.path, reason, message))
-    if reason in {Reason.CACHE_UNREACHABLE, Reason.STORE_UNUSABLE}:
+    if reason in _FOR_ALL:
         run.todo.clear()
+
+
+def _setup(means: Means) -> Setup:
+    return Setup(means.caches, means.cache_keys, str(means.files.staging), means.access, means.down)
 
 
 def _job(run: _Pass, step: Step) -> Job:
     files, location = run.means.files, run.index.get(step.path)
-    where = Where(location.url, location.compression, location.sigs) if location else None
+    where = (
+        Where(location.url, location.compression, location.sigs, location.file_hash)
+        if location
+        else None
+    )
     found = files.staged(step.path)
     if not os.path.lexists(found):
         found = files.real(step.path)

@@ -5,20 +5,32 @@ archives are best read where little can be harmed, and because ending it ends al
 Run as `python -m nodeagent.realise.worker`; jobs on stdin, events on stdout.
 """
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import stamina.instrumentation
 
-from nodeagent import keys, nar, narinfo, storepath
-from nodeagent.cache import Cache, Undecodable, decoder
+from nodeagent import disk, keys, nar, narinfo, storepath
+from nodeagent.cache import (
+    Broken,
+    Cache,
+    Download,
+    Memory,
+    Readable,
+    Source,
+    Transport,
+    Undecodable,
+    decoder,
+)
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import TrustedKeys
 from nodeagent.names import Reason
@@ -60,7 +72,8 @@ class Pourer:
             except NodeAgentError as error:
                 failures.append(Failed(error.reason, error.message))
             except OSError as error:
-                return Failed(Reason.STORE_UNUSABLE, f"{job.path}: {error}; check the disk")
+                refused = disk.fault(error, self.staging)
+                return Failed(refused.reason, refused.message)
             finally:
                 self._flush()
         # What a cache that answered said is about the path; the others may come back.
@@ -101,7 +114,7 @@ class Pourer:
         claim = (info.path, info.nar_hash, info.nar_size, set(info.references))
         if claim != (job.path, job.nar_hash, job.nar_size, set(job.references)):
             raise _corrupt(cache, job, f"its {name} differs from the release's manifest")
-        return Where(info.url, info.compression, list(info.sigs))
+        return Where(info.url, info.compression, list(info.sigs), info.file_hash)
 
     def _require_trusted(self, job: Job, where: Where) -> None:
         signed = keys.fingerprint(job.path, job.nar_hash, job.nar_size, job.references)
@@ -130,25 +143,52 @@ class Pourer:
         target = self.staging / storepath.basename(job.path)
         part = target.with_name(target.name + PART_SUFFIX)
         remove(target)
-        remove(part)
         try:
-            self._unpack(cache, job, where, part)
-        except BaseException:
-            remove(part)
-            raise
+            self._attempt(cache, job, where, part)
+        except Broken:
+            if cache.health.down:
+                raise
+            self._attempt(cache, job, where, part)
         part.rename(target)
 
-    def _unpack(self, cache: Cache, job: Job, where: Where, part: Path) -> None:
-        with cache.open(where.url) as source:
-            if source is None:
-                raise _missing(cache, job, where.url)
-            try:
-                read = decoder(where.compression, source)
-                digest = nar.unpack(read, os.fsencode(part), job.nar_size, self._progress)
-            except (nar.NarError, Undecodable) as error:
-                raise _corrupt(cache, job, str(error)) from None
+    def _attempt(self, cache: Cache, job: Job, where: Where, part: Path) -> None:
+        """Unpack from the start; raises Broken where another attempt is worth it."""
+        remove(part)
+        body = cache.body(where.url)
+        if body is None:
+            raise _missing(cache, job, where.url)
+        download = Download(Source(cache, where.url), self._elsewhere(cache, job, where), body)
+        try:
+            self._unpack(cache, job, where, download, part)
+        except BaseException as error:
+            remove(part)
+            if isinstance(error, NodeAgentError) and download.resumed:
+                raise Broken(error.message, error.reason) from None  # of two files, maybe
+            raise
+        finally:
+            download.close()
+
+    def _unpack(self, cache: Cache, job: Job, where: Where, source: Readable, part: Path) -> None:
+        try:
+            read = decoder(where.compression, source)
+            digest = nar.unpack(read, os.fsencode(part), job.nar_size, self._progress)
+        except (nar.NarError, Undecodable) as error:
+            raise _corrupt(cache, job, str(error)) from None
         if (found := storepath.nar_hash(digest)) != job.nar_hash:
             raise _corrupt(cache, job, f"its hash is {found} instead of {job.nar_hash}")
+
+    def _elsewhere(self, cache: Cache, job: Job, where: Where) -> Iterator[Source]:
+        """Find the same bytes in the caches after this one, by the index or their narinfos."""
+        if where.file_hash is None:
+            return
+        for other in self.caches[self.caches.index(cache) + 1 :]:
+            if where is job.where:
+                yield Source(other, where.url)
+                continue
+            with contextlib.suppress(NodeAgentError):
+                found = self._ask(other, job)
+                if (found.file_hash, found.compression) == (where.file_hash, where.compression):
+                    yield Source(other, found.url)
 
     def _progress(self, count: int) -> None:
         self._unsaid += count
@@ -178,6 +218,8 @@ def _corrupt(cache: Cache, job: Job, cause: str) -> NodeAgentError:
 def main() -> None:
     """Work off jobs until stdin ends, or the agent does."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _agent_is_gone():
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides
     stamina.instrumentation.set_on_retry_hooks([])
     os.umask(0o022)
@@ -188,14 +230,23 @@ def main() -> None:
         out.write(encode(event))
         out.flush()
 
+    transport, memory = Transport(setup.access), Memory()
+    memory.learn(setup.down)
     pourer = Pourer(
-        [Cache(name, url) for name, url in setup.caches],
+        [Cache(name, url, transport, memory.of(name)) for name, url in setup.caches],
         keys.parse_public(setup.trusted_keys),
         Path(setup.staging),
         say,
     )
     for line in lines:
         say(pourer.pour(read_job(line)))
+
+
+def _agent_is_gone() -> bool:
+    """Tell whether nobody listens: an agent that ended before `prctl` left us jobs to do alone."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,18 @@
+"""Where benches run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where to measure, how often and how long; `memory` is a tmpfs, `disk` is none.
+
+    At another `scale` than 1 the figures mean nothing: that is for trying the benches.
+    """
+
+    memory: Path
+    disk: Path
+    runs: int
+    idle_seconds: float
+    scale: float = 1.0

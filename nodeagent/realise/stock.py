@@ -1,0 +1,89 @@
+"""The second executor: the Nix daemon that owns the store fetches by itself.
+
+It unpacks in place, so that half a path may be seen in the store directory; no gate is open on
+it. What it fetched counts only if the store then says the hash that the manifest says.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import NodeAgentError
+from nodeagent.names import Reason
+from nodeagent.nix import Nix
+from nodeagent.plan import Step
+from nodeagent.store import StoreFiles
+
+_ANSWER_SECONDS: Final = 5.0
+
+
+def daemon(root: Path, executor: str) -> Path | None:
+    """Give the socket of the Nix daemon to work through, None to pour ourselves.
+
+    Raises SettingInvalid if the executor `nix` is wanted and no daemon answers.
+    """
+    place = root / "nix/var/nix/daemon-socket/socket"
+    if executor == "pour":
+        return None
+    if _answers(place):
+        return place
+    if executor == "nix":
+        raise NodeAgentError(
+            Reason.SETTING_INVALID,
+            f"no Nix daemon answers at {place}; start it, or choose --executor pour",
+        )
+    return None
+
+
+def _answers(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_ANSWER_SECONDS)
+        try:
+            probe.connect(str(place))
+        except OSError:
+            return False
+    return True
+
+
+async def fetch(
+    steps: Sequence[Step],
+    nix: Nix,
+    files: StoreFiles,
+    caches: Sequence[tuple[str, str]],
+    cache_keys: Sequence[str],
+) -> Mapping[str, NodeAgentError]:
+    """Let the daemon bring these paths, rooted first; give those it did not, and why."""
+    paths = [step.path for step in steps]
+    await asyncio.to_thread(files.root_pending, paths)
+    trouble: NodeAgentError | None = None
+    for _, address in caches:
+        try:
+            await nix.copy(address, paths, cache_keys)
+            break
+        except NodeAgentError as error:
+            if error.reason is not Reason.NIX_FAILED:
+                raise
+            trouble = error
+    valid = await asyncio.to_thread(nix.valid)
+    return {step.path: _refusal(step, valid, trouble) for step in steps if not _is(step, valid)}
+
+
+def _is(step: Step, valid: Mapping[str, str]) -> bool:
+    return valid.get(step.path) == step.info.nar_hash
+
+
+def _refusal(
+    step: Step, valid: Mapping[str, str], trouble: NodeAgentError | None
+) -> NodeAgentError:
+    found = valid.get(step.path)
+    if found is not None:
+        return NodeAgentError(
+            Reason.NAR_CORRUPT,
+            f"{step.path} has hash {found} in the store of the Nix daemon instead of "
+            f"{step.info.nar_hash}; publish the release there again",
+        )
+    return trouble or NodeAgentError(
+        Reason.NAR_MISSING, f"no cache to fetch {step.path} from; publish the release there again"
+    )

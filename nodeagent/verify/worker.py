@@ -1,0 +1,113 @@
+"""A scrub worker: one process that hashes trees, for the NAR reader holds the interpreter's lock.
+
+Run as `python -m nodeagent.verify.worker`: jobs on stdin, events on stdout, as JSON lines.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from nodeagent import nar, storepath
+
+_PR_SET_PDEATHSIG: Final = 1
+_SAY_EVERY_SECONDS: Final = 0.1
+_NICENESS: Final = 10  # counts inside the agent's own container only: a pour goes first
+
+
+@dataclass(frozen=True)
+class Job:
+    """Hash the tree at a real path; no `bytes_per_second` means full speed."""
+
+    tree: str
+    bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of NAR hashed since the last word."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """What the tree is; the hash as narinfos write it, the size in bytes of its NAR."""
+
+    nar_hash: str
+    nar_size: int
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The tree cannot be read to its end."""
+
+    fault: str
+
+
+Event = Progress | Hashed | Unreadable
+_EVENTS: dict[str, type[Progress] | type[Hashed] | type[Unreadable]] = {
+    kind.__name__: kind for kind in (Progress, Hashed, Unreadable)
+}
+
+
+def encode(message: Job | Event) -> bytes:
+    """Write one line."""
+    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
+
+
+def read_job(line: bytes) -> Job:
+    """Read a job."""
+    data = json.loads(line)
+    del data["is"]
+    return Job(**data)
+
+
+def read_event(line: bytes) -> Event:
+    """Read what a worker says."""
+    data = json.loads(line)
+    return _EVENTS[data.pop("is")](**data)
+
+
+def hash_tree(job: Job, say: Callable[[Progress], None]) -> Hashed | Unreadable:
+    """Hash one tree, telling how far it is; every expected failure is a value."""
+    digest, size, said = hashlib.sha256(), 0, 0
+    began = said_at = time.monotonic()
+    try:
+        for chunk in nar.dump(os.fsencode(job.tree)):
+            digest.update(chunk)
+            size += len(chunk)
+            now = time.monotonic()
+            if now - said_at >= _SAY_EVERY_SECONDS:
+                say(Progress(size - said))
+                said, said_at = size, now
+            if job.bytes_per_second is not None:
+                time.sleep(max(0.0, began + size / job.bytes_per_second - now))
+    except (OSError, nar.NarError) as error:
+        return Unreadable(str(error))
+    return Hashed(storepath.nar_hash(digest.digest()), size)
+
+
+def main() -> None:
+    """Work off jobs until stdin ends, or the agent does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides
+    os.nice(_NICENESS)
+    out = sys.stdout.buffer
+
+    def say(event: Event) -> None:
+        out.write(encode(event))
+        out.flush()
+
+    for line in sys.stdin.buffer:
+        say(hash_tree(read_job(line), say))
+
+
+if __name__ == "__main__":
+    main()
