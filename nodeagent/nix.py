@@ -156,6 +156,16 @@ class Nix:
             return
         self._restore(rows)
 
+    async def offered(self, cache: str, paths: Sequence[str]) -> dict[str, str]:
+        """Give the narHash that a cache tells of each path; those it lacks are left out."""
+        argv = [*self.nix, "path-info", "--store", cache, "--json", *paths]
+        done = await self._run(argv, COPY_SECONDS)
+        return {
+            path: _narinfo_hash(facts["narHash"])
+            for path, facts in _by_path(done.stdout)
+            if facts and facts.get("valid") is not False
+        }
+
     async def copy(self, cache: str, paths: Sequence[str], trusted: Sequence[str]) -> None:
         """Let the store's owner fetch paths and all that they need, signed by a trusted key."""
         # A cache has no daemon in between: `copy` has its addresses instead of `--store`.
@@ -172,10 +182,8 @@ class Nix:
     async def closure(self, roots: Iterable[str]) -> list[Registration]:
         """Give the whole closure of `roots` with everything that is known of each path."""
         argv = ["path-info", "--json", "--recursive", *roots]
-        told: Any = json.loads((await self._call(self.nix, *argv)).stdout)
-        entries = told.values() if isinstance(told, dict) else told
-        paths = told if isinstance(told, dict) else [entry["path"] for entry in told]
-        return [_registration(path, entry) for path, entry in zip(paths, entries, strict=True)]
+        told = (await self._call(self.nix, *argv)).stdout
+        return [_registration(path, facts) for path, facts in _by_path(told)]
 
     async def _call(
         self, program: Sequence[str], *arguments: str, stdin: bytes = b""
@@ -245,6 +253,12 @@ def _dump_entry(one: Registration) -> str:
     facts = [one.path, _hex(one), one.info.nar_size, one.info.deriver or ""]
     lines = [*facts, len(one.info.references), *one.info.references]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _by_path(told: bytes) -> list[tuple[str, Any]]:
+    """Read `nix path-info --json`: a list up to Nix 2.18, by path since."""
+    data: Any = json.loads(told)
+    return list(data.items()) if isinstance(data, dict) else [(one["path"], one) for one in data]
 
 
 def _registration(path: str, entry: Mapping[str, Any]) -> Registration:

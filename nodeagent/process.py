@@ -128,9 +128,18 @@ async def _end(child: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(GRACE_SECONDS):
                 await child.wait()
     _signal(child.pid, signal.SIGKILL)
+    await _reaped(child)
     # `wait` also waits for the pipes, and a descendant that left the group may hold them.
     child._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 no public way
     await child.wait()
+
+
+async def _reaped(child: asyncio.subprocess.Process) -> None:
+    """Let asyncio see the end: closing the transport polls, and would take the exit code away."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            while child.returncode is None:  # noqa: ASYNC110 no event tells it before the pipes end
+                await asyncio.sleep(0.005)
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -46,7 +46,7 @@ def test_the_file_that_was_refused_is_named_whatever_its_spelling(tmp_path: Path
 
 
 def test_where_nothing_can_be_asked_the_first_failure_is_told(tmp_path: Path) -> None:
-    assert "left on" not in told(errno.ENOSPC, tmp_path / ("n" * 300)).message
+    assert "(left on" not in told(errno.ENOSPC, tmp_path / ("n" * 300)).message
 
 
 def test_what_is_free_is_what_the_kernel_says(tmp_path: Path) -> None:

@@ -99,8 +99,14 @@ class Transport:
 
 
 def _proxy_for(address: str) -> str | None:
-    """Choose by http_proxy, https_proxy, all_proxy and no_proxy, as curl does."""
     parts = urlsplit(address)
+    return _proxy_to(parts.scheme, parts.netloc)
+
+
+@functools.lru_cache(maxsize=64)  # asked for every path; a process's environment stays as it is
+def _proxy_to(scheme: str, netloc: str) -> str | None:
+    """Choose by http_proxy, https_proxy, all_proxy and no_proxy, as curl does."""
+    parts = urlsplit(f"{scheme}://{netloc}")
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     with contextlib.suppress(ValueError):  # an impossible port: said by whoever connects

@@ -58,16 +58,29 @@ async def fetch(
     paths = [step.path for step in steps]
     await asyncio.to_thread(files.root_pending, paths)
     trouble: NodeAgentError | None = None
-    for _, address in caches:
+    for name, address in caches:
         try:
+            await _require_agreement(steps, nix, name, address)
             await nix.copy(address, paths, cache_keys)
             break
         except NodeAgentError as error:
-            if error.reason is not Reason.NIX_FAILED:
+            if error.reason not in {Reason.NIX_FAILED, Reason.NAR_CORRUPT}:
                 raise
             trouble = error
     valid = await asyncio.to_thread(nix.valid)
     return {step.path: _refusal(step, valid, trouble) for step in steps if not _is(step, valid)}
+
+
+async def _require_agreement(steps: Sequence[Step], nix: Nix, name: str, address: str) -> None:
+    """Ask a cache before it is copied from: what is valid with another hash would stay."""
+    offered = await nix.offered(address, [step.path for step in steps])
+    for step in steps:
+        if offered.get(step.path, step.info.nar_hash) != step.info.nar_hash:
+            raise NodeAgentError(
+                Reason.NAR_CORRUPT,
+                f"{step.path} has hash {offered[step.path]} in cache {name} instead of "
+                f"{step.info.nar_hash}; publish the release there again",
+            )
 
 
 def _is(step: Step, valid: Mapping[str, str]) -> bool:
