@@ -42,7 +42,7 @@ class ChannelRecord(Document):
 class Signature(Document):
     """One signature of an envelope; `keyid` is the key's name."""
 
-    keyid: str
+    keyid: Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
     sig: Base64Bytes
 
 

@@ -5,6 +5,7 @@ file sees nothing), and inotify may be exhausted: a periodic resync always runs 
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,8 @@ STEP_MILLISECONDS: Final = 250  # how often the watcher's thread looks whether t
 def read_pins(file: Path) -> Pins:
     """Read the pins; raises PinsMissing or PinsInvalid."""
     try:
-        with file.open("rb") as source:
+        # A FIFO in the file's place must not stop the agent.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
             return pins.parse(source.read(pins.MAX_PINS_BYTES + 1))
     except OSError as error:
         raise NodeAgentError(

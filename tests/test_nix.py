@@ -2,7 +2,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -286,34 +286,3 @@ def test_signatures_cover_path_hash_size_and_references() -> None:
     expected = ";".join([*facts.split(";")[:4], ",".join(sorted(APP.info.references))])
     assert APP.fingerprint.decode() == expected
     assert CACHE_KEY.sign_text(APP.fingerprint).startswith("cache-1:")
-
-
-async def test_a_daemon_is_asked_at_its_socket(filled: Nix, program: StandIn) -> None:
-    owned = replace(filled, daemon=Path("/run/socket"))
-    await owned.copy("file:///cache", [LIB.path], ["a:A=", "b:B="])
-    assert program.called == [
-        "copy", "--from", "file:///cache", "--to", "unix:///run/socket",
-        "--option", "trusted-public-keys", "a:A= b:B=", "--option", "require-sigs", "true",
-        LIB.path,
-    ]  # fmt: skip
-
-
-async def test_a_daemon_makes_its_database_when_it_is_asked(store: Nix, program: StandIn) -> None:
-    with contextlib.suppress(NodeAgentError):  # the stand-in makes none
-        await replace(store, daemon=Path("/run/socket")).create()
-    assert program.called == ["--store", "unix:///run/socket", "--check-validity"]
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        [{"path": LIB.path, "narHash": LIB.info.nar_hash}, {"path": APP.path, "valid": False}],
-        {LIB.path: {"narHash": LIB.info.nar_hash}, APP.path: None},
-    ],
-)
-async def test_what_a_cache_offers_is_read_in_both_forms(
-    store: Nix, program: StandIn, told: object
-) -> None:
-    program.answers(json.dumps(told))
-    offered = await store.offered("file:///cache", [LIB.path, APP.path])
-    assert offered == {LIB.path: LIB.info.nar_hash}

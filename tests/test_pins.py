@@ -12,7 +12,7 @@ from nacl.signing import SigningKey
 from nodeagent import keys, pins
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import SecretKey, TrustedKeys
-from nodeagent.names import RECORD_TYPE, Reason
+from nodeagent.names import API_VERSION, RECORD_TYPE, Reason
 from nodeagent.pins import Channel, ChannelRecord, Envelope, Pins
 
 KEY = SecretKey("release-1", SigningKey(b"\1" * 32))
@@ -221,3 +221,13 @@ def test_json_that_is_no_pins_is_refused(value: object) -> None:
         with pytest.raises(NodeAgentError) as refusal:
             pins.parse(json.dumps(document).encode())
         assert refusal.value.reason is Reason.PINS_INVALID
+
+
+def test_a_key_name_that_would_break_a_line_of_the_log_is_refused() -> None:
+    signature = {"keyid": "release-1\nforged line", "sig": ""}
+    envelope = {"payloadType": RECORD_TYPE, "payload": "", "signatures": [signature]}
+    document = {"apiVersion": API_VERSION, "kind": "Pins", "caches": []}
+    with pytest.raises(NodeAgentError) as refusal:
+        pins.parse(json.dumps(document | {"channels": {"stable": {"current": envelope}}}).encode())
+    assert refusal.value.reason is Reason.PINS_INVALID
+    assert "\n" not in refusal.value.message

@@ -191,6 +191,14 @@ async def test_trouble_that_concerns_all_paths_stops_the_pass(bench: Bench, name
     assert known(bench) == {"first"}
 
 
+async def test_what_has_no_room_is_not_begun(bench: Bench) -> None:
+    huge = info().model_copy(update={"nar_size": 1 << 60})
+    with pytest.raises(NodeAgentError, match="free are") as caught:
+        await bench.run(Plan((Step(path("a"), huge),), frozenset()))
+    assert caught.value.reason is Reason.DISK_SHORT
+    assert bench.jobs == []
+
+
 async def test_a_worker_that_dies_costs_its_path_alone(bench: Bench) -> None:
     failures = await bench.run(plan(a="", die="", b="", die2="", c="", d=""))
     assert {failure.path for failure in failures} == {path("die"), path("die2")}

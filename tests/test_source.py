@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,3 +206,8 @@ async def test_a_directory_that_comes_later_is_looked_for(tmp_path: Path) -> Non
     await asyncio.sleep(0.2)
     await watched.change((directory / "pins.json").touch)
     await watched.stop()
+
+
+def test_a_fifo_in_the_place_of_the_pins_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pins.json")
+    assert fault(lambda: source.read_pins(tmp_path / "pins.json")).reason is Reason.PINS_INVALID

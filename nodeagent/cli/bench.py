@@ -30,9 +30,7 @@ class Bench(Settings):
         from nodeagent.bench import run
         from nodeagent.bench.room import Room
 
-        room = Room(
-            self.memory, self.disk.absolute(), self.runs, self.idle_seconds, self.scale
-        )
+        room = Room(self.memory, self.disk.absolute(), self.runs, self.idle_seconds, self.scale)
         room.disk.mkdir(parents=True, exist_ok=True)
         if not signals.run(run.run(self.names, room)):
             sys.exit(1)
