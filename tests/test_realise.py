@@ -207,6 +207,12 @@ async def test_a_worker_that_dies_costs_its_path_alone(bench: Bench) -> None:
     assert known(bench) == {"a", "b", "c", "d"}
 
 
+async def test_workers_that_all_die_are_not_started_for_every_path(bench: Bench) -> None:
+    failures = await bench.run(plan(**{f"die{number}": "" for number in range(40)}))
+    assert {failure.reason for failure in failures} == {Reason.WORKER_DIED}
+    assert len(failures) < realising.MAX_DEATHS + bench.means.workers
+
+
 async def test_a_worker_that_cannot_start_is_told(bench: Bench) -> None:
     nowhere = Means(bench.files, bench.nix, [], [], 2, ("/nowhere/worker",))
     with pytest.raises(ExceptionGroup) as caught:

@@ -28,6 +28,7 @@ from nodeagent.store import StoreFiles
 WORKER: Final = (sys.executable, "-m", "nodeagent.realise.worker")
 COMMIT_PAUSE_SECONDS: Final = 0.25
 MAX_BATCH: Final = 1000
+MAX_DEATHS: Final = 5  # of workers in one pass: more would only be started to die, too
 _FOR_ALL: Final = {Reason.CACHE_UNREACHABLE, Reason.STORE_UNUSABLE, Reason.DISK_SHORT}
 
 
@@ -176,7 +177,8 @@ def _finish(run: _Pass, step: Step, done: Done) -> None:
 
 def _fail(run: _Pass, step: Step, reason: Reason, message: str) -> None:
     run.failures.append(Failure(step.path, reason, message))
-    if reason in _FOR_ALL:
+    deaths = sum(one.reason is Reason.WORKER_DIED for one in run.failures)
+    if reason in _FOR_ALL or deaths >= MAX_DEATHS:
         run.todo.clear()
 
 
