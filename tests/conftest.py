@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from tests import nars
 
@@ -26,3 +27,10 @@ def scratch() -> Iterator[Path]:
     """Give a directory that goes away whatever modes its files were given."""
     with nars.scratch() as directory:
         yield directory
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """Forget what a command configured: its stderr was that of its test."""
+    yield
+    structlog.reset_defaults()

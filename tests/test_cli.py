@@ -154,10 +154,12 @@ SAMPLES: Final[dict[str, tuple[list[str], str]]] = {
     "durable": (["--no-durable"], "false"),
     "share_store": (["--share-store"], "true"),
     "once": (["--once"], "true"),
+    "idle_io": (["--idle-io"], "true"),
+    "executor": (["--executor", "nix"], "nix"),
     **{
         name: ([f"--{name.replace('_', '-')}", "7"], "7")
         for name in AgentSettings.model_fields
-        if name not in {"caches", "durable", "share_store", "once"}
+        if name not in {"caches", "durable", "share_store", "once", "idle_io", "executor"}
     },
 }
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from nodeagent import keys, narinfo, storepath
 from nodeagent.bake.find import Found
-from nodeagent.cache import Cache, Readable, Undecodable, decoder
+from nodeagent.cache import Cache, Undecodable, decoder
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import TrustedKeys
 from nodeagent.model import Document
@@ -123,7 +123,7 @@ def _check_nar(check: _Check, info: PathInfo, where: _Where) -> None:
     with check.cache.open(where.url) as source:
         if source is None:
             raise _Wrong(f"its NAR is missing ({where.url})")
-        size = _size(source)
+        size = source.total
         if None not in {size, where.file_size} and size != where.file_size:
             raise _Wrong(f"its NAR {where.url} has {size:,} bytes instead of {where.file_size:,}")
         if check.contents:
@@ -138,9 +138,3 @@ def _check_contents(read: Callable[[int], bytes], info: PathInfo, url: str) -> N
     found = storepath.nar_hash(digest.digest())
     if (found, size) != (info.nar_hash, info.nar_size):
         raise _Wrong(f"its NAR {url} has hash {found} instead of {info.nar_hash}")
-
-
-def _size(source: Readable) -> int | None:
-    """Measure a local file; a body over HTTP tells at its end."""
-    fileno = getattr(source, "fileno", None)
-    return os.fstat(fileno()).st_size if fileno is not None else None

@@ -14,7 +14,7 @@ from urllib3 import exceptions
 
 from nodeagent.cache.access import Access
 from nodeagent.cache.body import Body, LocalBody, read_head
-from nodeagent.cache.decode import CHUNK_BYTES, Readable
+from nodeagent.cache.decode import CHUNK_BYTES
 from nodeagent.cache.health import DOWN_SECONDS, Health, Memory
 from nodeagent.cache.text import bare
 from nodeagent.cache.transport import Transport, explain
@@ -76,7 +76,7 @@ class Cache:
             return data.getvalue()
 
     @contextlib.contextmanager
-    def open(self, file: str) -> Iterator[Readable | None]:
+    def open(self, file: str) -> Iterator[Body | None]:
         """Open a file for streaming; None if the cache has none."""
         body = self.body(file)
         try:

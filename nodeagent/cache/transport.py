@@ -33,11 +33,12 @@ class Transport:
     def __init__(self, access: Access | None = None) -> None:
         self.access = access or Access()
         self.netrc = Netrc(self.access.netrc)
+        self._proxies: dict[tuple[str, str], str | None] = {}
         self._managers: dict[str | None, urllib3.PoolManager] = {}
 
     def get(self, address: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask once; the body is not read yet. Raises urllib3's HTTPError."""
-        return self._manager(_proxy_for(address)).request(
+        return self._manager(self._proxy(address)).request(
             "GET",
             address,
             headers=headers,
@@ -61,6 +62,13 @@ class Transport:
                     pool.close()
             manager.clear()
         self._managers.clear()
+
+    def _proxy(self, address: str) -> str | None:
+        """Look up a host's proxy once: the environment is slow to read, and stays as it is."""
+        host = urlsplit(address)[:2]
+        if host not in self._proxies:
+            self._proxies[host] = _proxy_for(*host)
+        return self._proxies[host]
 
     @functools.cached_property
     def _trust(self) -> ssl.SSLContext:
@@ -98,13 +106,7 @@ class Transport:
         return manager
 
 
-def _proxy_for(address: str) -> str | None:
-    parts = urlsplit(address)
-    return _proxy_to(parts.scheme, parts.netloc)
-
-
-@functools.lru_cache(maxsize=64)  # asked for every path; a process's environment stays as it is
-def _proxy_to(scheme: str, netloc: str) -> str | None:
+def _proxy_for(scheme: str, netloc: str) -> str | None:
     """Choose by http_proxy, https_proxy, all_proxy and no_proxy, as curl does."""
     parts = urlsplit(f"{scheme}://{netloc}")
     proxies = urllib.request.getproxies()
