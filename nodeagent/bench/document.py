@@ -11,7 +11,6 @@ import psutil
 from nodeagent.bench.figures import Figure
 
 DOCUMENT: Final = Path("docs/benchmarks.md")
-LIMITS: Final = Path("docs/limits.md")
 _HOW: Final = (
     "Made by `make bench`; do not edit. Each ratio compares pairs of runs, one after the other in "
     "one run of the bench, and is their median; lower is better.\n"
