@@ -13,7 +13,8 @@ from nodeagent import release
 from nodeagent.bake import build
 from nodeagent.bake.directory import CacheDirectory
 from nodeagent.bake.spec import Part
-from nodeagent.realise.jobs import Done, Job, Progress, Setup, Where, encode, read_event
+from nodeagent.messages import encode
+from nodeagent.realise.jobs import Done, Job, Progress, Setup, Where, read_event
 from nodeagent.release import Profile, parse_index
 
 BIG_BYTES = 400_000_000

@@ -16,7 +16,8 @@ import pytest
 import zstandard
 
 from nodeagent import keys, nar, storepath
-from nodeagent.realise.jobs import Done, Job, Progress, Setup, Where, encode, read_event
+from nodeagent.messages import encode
+from nodeagent.realise.jobs import Done, Job, Progress, Setup, Where, read_event
 from nodeagent.realise.run import WORKER
 from nodeagent.store import remove
 from tests import handmade, nars

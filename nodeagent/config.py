@@ -89,6 +89,11 @@ class AgentSettings(Settings):
     idle_io: bool = Field(
         default=False, description="pour workers use the disk only when nobody else does"
     )
+    bytes_per_second: float = Field(
+        0.0,
+        ge=0,
+        description="fetch at most this much from caches (0: no limit)",
+    )
     durable: bool = Field(default=True, description="sync data before it becomes visible")
     resync_seconds: Seconds = Field(300.0, description="look at everything again this often")
     retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")

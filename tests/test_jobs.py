@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nodeagent import process
 from nodeagent.cache import Access, Down
+from nodeagent.messages import encode
 from nodeagent.names import Reason
 from nodeagent.realise.jobs import (
     Done,
@@ -18,7 +19,6 @@ from nodeagent.realise.jobs import (
     Progress,
     Setup,
     Where,
-    encode,
     read_event,
     read_job,
     read_setup,

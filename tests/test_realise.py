@@ -24,13 +24,16 @@ import json, os, sys, time
 setup = json.loads(sys.stdin.readline())
 def say(kind, **facts):
     print(json.dumps({"is": kind, **facts}), flush=True)
-for line in sys.stdin:
+waiting = []
+while line := waiting.pop() if waiting else sys.stdin.readline():
     job = json.loads(line)
     name = job["path"].partition("-")[2]
     with open(os.environ["STANDIN_LOG"], "a") as log:
         log.write(name + "\\n")
     if "slow" in name:
         time.sleep(0.2)
+    if "pair" in name:
+        waiting.append(sys.stdin.readline())
     if "half" in name:
         say("Progress", bytes=job["nar_size"] // 2)
     if "die" in name:
@@ -187,7 +190,7 @@ async def test_trouble_that_concerns_all_paths_stops_the_pass(bench: Bench, name
     todo = plan(**{"first": "", name: "", "later": "", "last": ""})
     failures = await realise(todo, one_worker, {}, bench.tally)
     assert [failure.path for failure in failures] == [path(name)]
-    assert bench.jobs == ["first", name]
+    assert bench.jobs[:2] == ["first", name]
     assert known(bench) == {"first"}
 
 
@@ -205,6 +208,18 @@ async def test_a_worker_that_dies_costs_its_path_alone(bench: Bench) -> None:
     assert {failure.reason for failure in failures} == {Reason.WORKER_DIED}
     assert "died (3)" in failures[0].message
     assert known(bench) == {"a", "b", "c", "d"}
+
+
+async def test_a_worker_has_its_next_small_path_before_it_is_done_with_one(bench: Bench) -> None:
+    one_worker = Means(bench.files, bench.nix, [], [], 1, bench.means.worker)
+    assert await realise(plan(pair="", a=""), one_worker, {}, bench.tally) == ()
+
+
+async def test_a_pass_that_gave_up_pours_what_it_began_and_no_more(bench: Bench) -> None:
+    one_worker = Means(bench.files, bench.nix, [], [], 1, bench.means.worker)
+    many = {f"later{number}": "" for number in range(50)}
+    await realise(plan(unreachable="", **many), one_worker, {}, bench.tally)
+    assert known(bench) == set()
 
 
 async def test_workers_that_all_die_are_not_started_for_every_path(bench: Bench) -> None:

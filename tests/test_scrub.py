@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent import log, process
+from nodeagent import log, messages, process
 from nodeagent.agent import scrub as scrubbing
 from nodeagent.agent.flow import Flow
 from nodeagent.agent.scrub import Scrubbing
@@ -56,9 +56,9 @@ EVENTS = st.one_of(
 
 @given(st.builds(Job, st.text(), st.none() | st.floats(1, 1e12)), EVENTS)
 def test_messages_arrive_as_they_were_sent_on_one_line(job: Job, event: Event) -> None:
-    assert worker.read_job(worker.encode(job)) == job
-    assert worker.read_event(worker.encode(event)) == event
-    assert worker.encode(job).count(b"\n") == worker.encode(event).count(b"\n") == 1
+    assert messages.decode(messages.encode(job), Job) == job
+    assert worker.read_event(messages.encode(event)) == event
+    assert messages.encode(job).count(b"\n") == messages.encode(event).count(b"\n") == 1
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.path[44:])
@@ -96,7 +96,7 @@ async def test_ctrl_c_is_the_agents_business(scratch: Path) -> None:
         assert child.stdin is not None
         assert child.stdout is not None
         for _ in range(2):
-            child.stdin.write(worker.encode(Job(str(scratch / "nowhere"))))
+            child.stdin.write(messages.encode(Job(str(scratch / "nowhere"))))
             assert isinstance(worker.read_event(await child.stdout.readline()), Unreadable)
             child.send_signal(signal.SIGINT)
         child.stdin.close()

@@ -99,9 +99,29 @@ def test_any_tree_arrives_as_it_was(tree: nars.Tree) -> None:
         assert tree_at(scratch / storepath.basename(item.path)) == tree
 
 
-def test_the_progress_of_a_path_adds_up_to_its_nar(bench: Bench) -> None:
-    bench.poured(ITEM.job(bench.files.add(ITEM)))
-    assert sum(event.bytes for event in bench.said if isinstance(event, Progress)) == len(ITEM.nar)
+@given(nars.trees())
+@settings(max_examples=25)
+def test_a_large_tree_arrives_as_it_was(tree: nars.Tree) -> None:
+    with pytest.MonkeyPatch.context() as patched, nars.scratch() as scratch:
+        patched.setattr(worker, "LARGE_BYTES", 0)
+        files, item = CacheFiles(scratch), Item(path("any"), tree)
+        where = files.add(item)
+        trusted = keys.parse_public([CACHE_KEY.public])
+        pourer = Pourer([Cache("main", files.url)], trusted, scratch, lambda _: None)
+        assert pourer.pour(item.job(where)) == Done(where.sigs, fetched=True)
+        assert tree_at(scratch / storepath.basename(item.path)) == tree
+
+
+@pytest.mark.parametrize("size", [0, 4096, -1])
+def test_a_large_tree_that_is_cut_is_corrupt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(worker, "LARGE_BYTES", 0)
+    large = Item(path("large"), nars.File(os.urandom(3 << 20)))
+    where = bench.files.add(large)
+    file = bench.files.root / where.url
+    file.write_bytes(file.read_bytes()[:size])
+    assert bench.refused(large.job(where)) is Reason.NAR_CORRUPT
 
 
 def test_progress_is_told_while_a_path_pours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +258,6 @@ def test_a_whole_tree_that_was_found_is_adopted_without_a_fetch(
     (bench.files.root / where.url).unlink()
     assert bench.poured(ITEM.job(where, found)) == Done(where.sigs, fetched=False)
     assert tree_at(found) == ITEM.tree
-
-
-def test_a_tree_that_was_found_counts_as_progress(bench: Bench, scratch: Path) -> None:
-    found = put(ITEM.tree, scratch / "store/item")
-    bench.poured(ITEM.job(bench.files.add(ITEM), found))
-    assert bench.said == [Progress(len(ITEM.nar))]
 
 
 def test_a_found_tree_is_adopted_only_with_a_trusted_signature(bench: Bench) -> None:

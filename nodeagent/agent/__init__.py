@@ -131,6 +131,7 @@ def _access(settings: AgentSettings) -> Access:
         ca_file=str(settings.ca_file) if settings.ca_file else None,
         connect_seconds=settings.connect_seconds,
         stall_seconds=settings.stall_seconds,
+        bytes_per_second=settings.bytes_per_second,
     )
     access.require_usable()
     return access

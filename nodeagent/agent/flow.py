@@ -176,6 +176,8 @@ class Flow:
         if failures:  # then nobody knows which of the other paths were tried
             raise _failure(failures)
         self.hashed.update(steps)
+        if self.means.nix.daemon is None:  # then they were verified while they were unpacked
+            self._verified.update(steps)
         for path in steps & self.damaged.keys():
             del self.damaged[path]
         self._remember_damage()

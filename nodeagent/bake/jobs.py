@@ -1,11 +1,8 @@
-"""What a build and its workers say to each other: JSON lines over a pipe.
+"""What a build and its workers say to each other."""
 
-Plain dataclasses: a worker must start fast and stay small.
-"""
+from dataclasses import dataclass
 
-import json
-from dataclasses import asdict, dataclass
-
+from nodeagent import messages
 from nodeagent.bake.pack import Packed
 
 
@@ -35,24 +32,14 @@ class Failed:
 
 
 Event = Progress | Packed | Failed
-_EVENTS: dict[str, type[Progress] | type[Packed] | type[Failed]] = {
-    kind.__name__: kind for kind in (Progress, Packed, Failed)
-}
-
-
-def encode(message: Job | Event) -> bytes:
-    """Write one line."""
-    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
+_EVENTS: tuple[type[Event], ...] = (Progress, Packed, Failed)
 
 
 def read_job(line: bytes) -> Job:
     """Read a job."""
-    data = json.loads(line)
-    del data["is"]
-    return Job(**data)
+    return messages.decode(line, Job)
 
 
 def read_event(line: bytes) -> Event:
     """Read what a worker says."""
-    data = json.loads(line)
-    return _EVENTS[data.pop("is")](**data)
+    return messages.decode(line, *_EVENTS)

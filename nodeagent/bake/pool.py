@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import cores, process
-from nodeagent.bake.jobs import Event, Failed, Job, Progress, encode, read_event
+from nodeagent.bake.jobs import Event, Failed, Job, Progress, read_event
+from nodeagent.messages import encode
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.bake.worker")
 OnEvent = Callable[[Job, Event], None]

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from nodeagent.bake.jobs import Event, Failed, Job, Progress, encode, read_job
+from nodeagent.bake.jobs import Event, Failed, Job, Progress, read_job
 from nodeagent.bake.pack import Damaged, Packed, pack
+from nodeagent.messages import encode
 
 _PR_SET_PDEATHSIG: Final = 1
 _SAY_EVERY_SECONDS: Final = 0.1

@@ -11,7 +11,7 @@ import psutil
 from nodeagent import process
 from nodeagent.bench.closures import BIG, PACKAGES, SMALL
 from nodeagent.bench.figures import Figure, figure, ratio
-from nodeagent.bench.lab import NODEAGENT, Lab, clear, lab, peak_rss, seconds
+from nodeagent.bench.lab import NODEAGENT, Lab, brought, clear, lab, peak_rss, seconds
 from nodeagent.bench.room import Room
 from nodeagent.bench.verify import verify
 
@@ -25,10 +25,15 @@ async def pour(room: Room) -> list[Figure]:
     """A closure of packages, in memory, nothing synced."""
     async with lab(room.memory / "lab", PACKAGES.scaled(room.scale)) as it:
         await _pack(it)
-        taken = await _in_turn(
-            room.memory, room.runs, _agent(it, "--no-durable"), _copy(it), _realise(it), _untar(it)
+        ours, copy, realise, tar, whole = await _in_turn(
+            room.memory,
+            room.runs,
+            _pour(it, "--no-durable"),
+            _copy(it),
+            _realise(it),
+            _untar(it),
+            _agent(it, "--no-durable"),
         )
-        ours, copy, realise, tar = taken
         peaks = [(await peak_rss(it.agent(room.memory / "run", "--once")))[1]]
         await clear(room.memory / "run")
         return [
@@ -36,6 +41,7 @@ async def pour(room: Room) -> list[Figure]:
             ratio("pour / nix copy", ours, copy, 0.60),
             ratio("pour / nix-store -r -j16", ours, realise, 0.90),
             ratio("pour / zstd -dc | tar x", ours, tar, 1.3),
+            figure("nodeagent agent --once, seconds", whole, "s"),
             figure("peak RSS of all processes", peaks, "MiB", 300),
         ]
 
@@ -44,7 +50,7 @@ async def durable(room: Room) -> list[Figure]:
     """The same on a disk, everything synced before it is visible."""
     async with lab(room.memory / "lab", PACKAGES.scaled(room.scale)) as it:
         ours, synced, copy = await _in_turn(
-            room.disk, room.runs, _agent(it), _copy(it, sync=True), _copy(it)
+            room.disk, room.runs, _pour(it), _copy(it, sync=True), _copy(it)
         )
         return [
             figure("pour, durable, seconds", ours, "s"),
@@ -56,7 +62,7 @@ async def durable(room: Room) -> list[Figure]:
 async def small(room: Room) -> list[Figure]:
     """2,500 small paths: what a path costs; and a pass that has nothing to do."""
     async with lab(room.memory / "lab", SMALL.scaled(room.scale)) as it:
-        ours, copy = await _in_turn(room.memory, room.runs, _agent(it, "--no-durable"), _copy(it))
+        ours, copy = await _in_turn(room.memory, room.runs, _pour(it, "--no-durable"), _copy(it))
         return [
             figure("pour of 2,500 paths, seconds", ours, "s"),
             ratio("pour of 2,500 paths / nix copy", ours, copy, 0.35),
@@ -69,7 +75,7 @@ async def big(room: Room) -> list[Figure]:
     """One path of about 1 GB."""
     async with lab(room.memory / "lab", BIG.scaled(room.scale)) as it:
         await _pack(it)
-        ours, tar = await _in_turn(room.memory, room.runs, _agent(it, "--no-durable"), _untar(it))
+        ours, tar = await _in_turn(room.memory, room.runs, _pour(it, "--no-durable"), _untar(it))
         return [
             figure("pour of one path, seconds", ours, "s"),
             ratio("pour of one path / zstd -dc | tar x", ours, tar, 1.1),
@@ -113,6 +119,11 @@ async def _in_turn(directory: Path, runs: int, *commands: Command) -> list[list[
             times.append(await command(target))
             await clear(target)
     return taken
+
+
+def _pour(it: Lab, *more: str) -> Command:
+    """Time what users wait for: from new pins to open gates, with an agent that runs already."""
+    return lambda target: brought(it, target, *more)
 
 
 def _agent(it: Lab, *more: str) -> Command:

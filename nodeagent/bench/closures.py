@@ -41,7 +41,7 @@ class Shape:
 PACKAGES: Final = Shape("packages", paths=460, files=100, file_bytes=20_000)
 SMALL: Final = Shape("small", paths=2499, files=3, file_bytes=4_000)
 TREES: Final = Shape("trees", paths=64, files=1000, file_bytes=15_000)
-BIG: Final = Shape("big", paths=1, files=4, file_bytes=250_000_000)
+BIG: Final = Shape("big", paths=1, files=32, file_bytes=32_000_000)
 
 
 async def make(store_root: Path, shape: Shape) -> str:

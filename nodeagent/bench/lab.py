@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import time
@@ -29,6 +30,8 @@ from nodeagent.release import Profile
 
 TIMEOUT_SECONDS: Final = 900.0
 SAMPLE_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.005
+REST_SECONDS: Final = 1.0
 NODEAGENT: Final = (sys.executable, "-m", "nodeagent")
 
 
@@ -53,8 +56,12 @@ class Lab:
 
     def agent(self, node: Path, *more: str) -> list[str]:
         """Give the command of an agent whose node lies below `node`."""
+        return self.waiting_agent(self.directory / "pins", node, *more)
+
+    def waiting_agent(self, pins: Path, node: Path, *more: str) -> list[str]:
+        """Give the same for another directory of pins, that may be empty yet."""
         return [
-            *(*NODEAGENT, "agent", "--pins", self.at("pins/pins.json"), "--fleet", "bench"),
+            *(*NODEAGENT, "agent", "--pins", str(pins / "pins.json"), "--fleet", "bench"),
             *("--caches", f"main={self.url}", "--store-root", str(node / "host")),
             *("--state-dir", str(node / "state"), "--run-dir", str(node / "run")),
             *("--release-keys", self.at("release.pub"), "--cache-keys", self.at("cache.pub")),
@@ -94,6 +101,27 @@ async def seconds(argv: Sequence[str], env: Mapping[str, str] | None = None) -> 
             Reason.INTERNAL_ERROR, f"`{' '.join(argv[:6])} …` failed: {done.complaint}"
         )
     return taken
+
+
+async def brought(it: Lab, node: Path, *more: str) -> float:
+    """Let an agent come to rest without pins, give it some: seconds until its gate is open."""
+    pins, gate = node / "pins", node / "run/profiles/ds"
+    pins.mkdir(parents=True)
+    async with process.started(it.waiting_agent(pins, node, *more), stderr=None) as child:
+        while not (node / "host/nix/var/nix/db/db.sqlite").exists():  # noqa: ASYNC110 another process's news
+            await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(REST_SECONDS)
+        fresh = pins / ".pins.json"
+        shutil.copyfile(it.at("pins/pins.json"), fresh)
+        began = time.monotonic()
+        fresh.rename(pins / "pins.json")
+        while not gate.exists():
+            if child.returncode is not None or time.monotonic() - began > TIMEOUT_SECONDS:
+                raise NodeAgentError(
+                    Reason.INTERNAL_ERROR, f"the agent below {node} opened no gate; see its log"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+        return time.monotonic() - began
 
 
 async def clear(*directories: Path) -> None:

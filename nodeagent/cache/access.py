@@ -18,13 +18,15 @@ class Access:
     """The settings that all caches share.
 
     `connect_seconds` bounds connecting and, apart from it, the TLS handshake; `stall_seconds`
-    the wait for the first byte and, later, the time in which too little comes.
+    the wait for the first byte and, later, the time in which too little comes. At most
+    `bytes_per_second` are read, as far as it is not 0.
     """
 
     netrc: str | None = None
     ca_file: str | None = None
     connect_seconds: float = CONNECT_SECONDS
     stall_seconds: float = STALL_SECONDS
+    bytes_per_second: float = 0.0
 
     def trust(self) -> ssl.SSLContext:
         """Trust what the system trusts, and the private CA; raises SettingInvalid."""

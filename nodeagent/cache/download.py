@@ -46,6 +46,7 @@ class Download:
                 self._carry_on(error)
             else:
                 self._at += len(data)
+                self._source.cache.http.throttle.pay(len(data))
                 return data
 
     def close(self) -> None:

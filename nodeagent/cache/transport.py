@@ -14,6 +14,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from nodeagent.cache.access import Access, Netrc
 from nodeagent.cache.pace import Connection, TlsConnection, TlsSocket
 from nodeagent.cache.text import bare
+from nodeagent.cache.throttle import Throttle
 
 _CONNECTIONS: Final = 4
 _WHO: Final = re.compile(r"^.*>: |^_\w*Pool\([^)]*\): ")  # the object that an error begins with
@@ -33,6 +34,7 @@ class Transport:
     def __init__(self, access: Access | None = None) -> None:
         self.access = access or Access()
         self.netrc = Netrc(self.access.netrc)
+        self.throttle = Throttle(self.access.bytes_per_second)
         self._proxies: dict[tuple[str, str], str | None] = {}
         self._managers: dict[str | None, urllib3.PoolManager] = {}
 

@@ -7,14 +7,17 @@ is taken for it.
 """
 
 from nodeagent.nar.dump import dump, hash_tree, measure
-from nodeagent.nar.format import DIRECTORY_MODE, FILE_MODE, MTIME, NarError
+from nodeagent.nar.format import CHUNK, DIRECTORY_MODE, FILE_MODE, MTIME, NarError
+from nodeagent.nar.stream import Read
 from nodeagent.nar.unpack import unpack
 
 __all__ = [
+    "CHUNK",
     "DIRECTORY_MODE",
     "FILE_MODE",
     "MTIME",
     "NarError",
+    "Read",
     "dump",
     "hash_tree",
     "measure",

@@ -3,12 +3,23 @@
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from nodeagent.nar.format import CHUNK, NarError, padded
 
 Read = Callable[[int], bytes]
 Progress = Callable[[int], None]
+
+
+class Digest(Protocol):
+    """A hash under way, as `hashlib` makes them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Hash on."""
+
+    def digest(self) -> bytes:
+        """Give the digest of all that was hashed."""
+
 
 _TOO_LONG: Final = "the archive is longer than its declared size"
 
@@ -16,9 +27,11 @@ _TOO_LONG: Final = "the archive is longer than its declared size"
 class Stream:
     """What is read but not parsed yet stands in `buffer` from `at` on."""
 
-    def __init__(self, read: Read, size: int, progress: Progress | None) -> None:
+    def __init__(
+        self, read: Read, size: int, progress: Progress | None, digest: Digest | None = None
+    ) -> None:
         self.read, self.left, self.progress = read, size, progress
-        self.hash = hashlib.sha256()
+        self.hash: Digest = digest or hashlib.sha256()
         self.buffer = b""
         self.at = 0
 

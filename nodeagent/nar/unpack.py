@@ -28,18 +28,24 @@ from nodeagent.nar.format import (
     NarError,
 )
 from nodeagent.nar.small import NEW_FILE, TIMES, small_files
-from nodeagent.nar.stream import Progress, Read, Stream
+from nodeagent.nar.stream import Digest, Progress, Read, Stream
 
 
-def unpack(read: Read, target: bytes, size: int, progress: Progress | None = None) -> bytes:
+def unpack(
+    read: Read,
+    target: bytes,
+    size: int,
+    progress: Progress | None = None,
+    digest: Digest | None = None,
+) -> bytes:
     """Unpack a NAR of `size` bytes into `target`, which must not exist; give its SHA-256.
 
-    `read(n)` gives up to n bytes, none at the end. Modes and times become Nix's canonical ones,
-    but a top directory stays writable (0755), for a directory of mode 0555 cannot be renamed
-    without CAP_DAC_OVERRIDE. Raises NarError, and OSError when the disk refuses; what was
-    written until then is the caller's to remove.
+    `read(n)` gives about n bytes, none at the end; `digest` is a SHA-256 to use. Modes and
+    times become Nix's canonical ones, but a top directory stays writable (0755), for a directory
+    of mode 0555 cannot be renamed without CAP_DAC_OVERRIDE. Raises NarError, and OSError when the
+    disk refuses; what was written until then is the caller's to remove.
     """
-    stream = Stream(read, size, progress)
+    stream = Stream(read, size, progress, digest)
     stream.expect(MAGIC)
     open_directories: list[Directory] = []
     path = target

@@ -1,12 +1,10 @@
-"""What the agent and its pour workers say to each other: JSON lines over a pipe.
-
-Plain dataclasses: a worker must start fast and stay small.
-"""
+"""What the agent and its pour workers say to each other."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from nodeagent import messages
 from nodeagent.cache import Access, Down
 
 
@@ -76,14 +74,7 @@ class Failed:
 
 
 Event = Progress | Done | Failed
-_EVENTS: dict[str, type[Progress] | type[Done] | type[Failed]] = {
-    kind.__name__: kind for kind in (Progress, Done, Failed)
-}
-
-
-def encode(message: Setup | Job | Event) -> bytes:
-    """Write one line."""
-    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
+_EVENTS: tuple[type[Event], ...] = (Progress, Done, Failed)
 
 
 def read_setup(line: bytes) -> Setup:
@@ -104,5 +95,4 @@ def read_job(line: bytes) -> Job:
 
 def read_event(line: bytes) -> Event:
     """Read what a worker says."""
-    data = json.loads(line)
-    return _EVENTS[data.pop("is")](**data)
+    return messages.decode(line, *_EVENTS)

@@ -11,22 +11,24 @@ import os
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nodeagent import disk, plan, process
 from nodeagent.cache import Access, Down
 from nodeagent.errors import NodeAgentError
+from nodeagent.messages import encode
 from nodeagent.names import Reason
 from nodeagent.nix import Nix, Registration
 from nodeagent.plan import Plan, Step
 from nodeagent.realise import stock
-from nodeagent.realise.jobs import Done, Failed, Job, Progress, Setup, Where, encode, read_event
+from nodeagent.realise.jobs import Done, Failed, Job, Progress, Setup, Where, read_event
 from nodeagent.release import Location
 from nodeagent.store import StoreFiles
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.realise.worker")
-COMMIT_PAUSE_SECONDS: Final = 0.25
+COMMIT_PAUSE_SECONDS: Final = 1.0
+AHEAD_BYTES: Final = 1 << 20  # of NARs that wait in a worker's pipe: it should never wait for us
 MAX_BATCH: Final = 1000
 MAX_DEATHS: Final = 5  # of workers in one pass: more would only be started to die, too
 _FOR_ALL: Final = {Reason.CACHE_UNREACHABLE, Reason.STORE_UNUSABLE, Reason.DISK_SHORT}
@@ -75,6 +77,19 @@ class _Pass:
     finished: dict[str, tuple[Step, Done]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    given_up: bool = False
+
+    @property
+    def workers(self) -> int:
+        """Count the workers: none without a path to pour."""
+        return min(self.means.workers, len(self.plan.steps))
+
+    @property
+    def setup(self) -> Setup:
+        """Say what every worker is told first."""
+        means = self.means
+        share = replace(means.access, bytes_per_second=means.access.bytes_per_second / self.workers)
+        return Setup(means.caches, means.cache_keys, str(means.files.staging), share, means.down)
 
 
 async def realise(
@@ -90,11 +105,10 @@ async def realise(
     await asyncio.to_thread(_require_room, todo, means.files)
     if means.nix.daemon is not None:
         return await _through_daemon(todo, means, tally)
-    workers = min(means.workers, len(todo.steps))
     async with asyncio.TaskGroup() as tasks:
         committer = tasks.create_task(_commit_forever(run), name="commit")
         async with asyncio.TaskGroup() as pool:
-            for number in range(workers):
+            for number in range(run.workers):
                 pool.create_task(_work(run), name=f"pour-{number}")
         committer.cancel()
     while await _commit(run):
@@ -127,25 +141,33 @@ def _require_room(todo: Plan, files: StoreFiles) -> None:
 
 async def _work(run: _Pass) -> None:
     """Feed one worker until nothing is left to do; a worker that dies is replaced."""
-    while run.todo:
+    while run.todo and not run.given_up:
         async with process.started(run.means.worker, stderr=None) as child:
+            given = deque[Step]()
             assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
-            setup = _setup(run.means)
-            child.stdin.write(encode(setup))
-            while run.todo:
-                step = run.todo.popleft()
-                if not await _one(run, child, step):
+            child.stdin.write(encode(run.setup))
+            while _feed(run, child.stdin, given) and not run.given_up:
+                with contextlib.suppress(ConnectionError):
+                    await child.stdin.drain()
+                if not await _one(run, child, given.popleft()):
+                    run.todo.extendleft(reversed(given))  # it died before it came to them
                     break
 
 
+def _feed(run: _Pass, stdin: asyncio.StreamWriter, given: deque[Step]) -> deque[Step]:
+    """Keep a worker supplied: with one large path, or several small ones."""
+    waiting = sum(step.info.nar_size for step in given)
+    while run.todo and (not given or waiting + run.todo[0].info.nar_size <= AHEAD_BYTES):
+        step = run.todo.popleft()
+        stdin.write(encode(_job(run, step)))
+        given.append(step)
+        waiting += step.info.nar_size
+    return given
+
+
 async def _one(run: _Pass, child: asyncio.subprocess.Process, step: Step) -> bool:
-    """Do one step; False if the worker is gone."""
-    assert child.stdin is not None  # noqa: S101 as above
-    assert child.stdout is not None  # noqa: S101 as above
-    job = _job(run, step)
-    with contextlib.suppress(ConnectionError):
-        child.stdin.write(encode(job))
-        await child.stdin.drain()
+    """Hear of one step; False if the worker is gone."""
+    assert child.stdout is not None  # noqa: S101 `started` pipes it; for the type checker
     poured = 0
     while line := await child.stdout.readline():
         match read_event(line):
@@ -179,11 +201,7 @@ def _fail(run: _Pass, step: Step, reason: Reason, message: str) -> None:
     run.failures.append(Failure(step.path, reason, message))
     deaths = sum(one.reason is Reason.WORKER_DIED for one in run.failures)
     if reason in _FOR_ALL or deaths >= MAX_DEATHS:
-        run.todo.clear()
-
-
-def _setup(means: Means) -> Setup:
-    return Setup(means.caches, means.cache_keys, str(means.files.staging), means.access, means.down)
+        run.given_up = True
 
 
 def _job(run: _Pass, step: Step) -> Job:

@@ -33,6 +33,7 @@ from nodeagent.cache import (
 )
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import TrustedKeys
+from nodeagent.messages import encode
 from nodeagent.names import Reason
 from nodeagent.realise.jobs import (
     Done,
@@ -41,14 +42,15 @@ from nodeagent.realise.jobs import (
     Job,
     Progress,
     Where,
-    encode,
     read_job,
     read_setup,
 )
+from nodeagent.realise.threads import side_by_side
 from nodeagent.store import PART_SUFFIX, remove
 
 _PR_SET_PDEATHSIG: Final = 1
 _SAY_EVERY_SECONDS: Final = 0.1
+LARGE_BYTES: Final = 64 << 20  # a NAR that lasts longer than threads cost
 Say = Callable[[Event], None]
 
 
@@ -68,14 +70,17 @@ class Pourer:
         failures = [Failed(Reason.CACHE_UNREACHABLE, f"no cache to fetch {job.path} from")]
         for cache in self.caches:
             try:
-                return self._pour_from(cache, job)
+                done = self._pour_from(cache, job)
             except NodeAgentError as error:
+                self._flush()
                 failures.append(Failed(error.reason, error.message))
             except OSError as error:
+                self._flush()
                 refused = disk.fault(error, self.staging)
                 return Failed(refused.reason, refused.message)
-            finally:
-                self._flush()
+            else:
+                self._unsaid = 0  # that it is done says so, too
+                return done
         # What a cache that answered said is about the path; the others may come back.
         told = [one for one in failures if one.reason != Reason.CACHE_UNREACHABLE]
         return (told or failures)[-1]
@@ -170,12 +175,17 @@ class Pourer:
 
     def _unpack(self, cache: Cache, job: Job, where: Where, source: Readable, part: Path) -> None:
         try:
-            read = decoder(where.compression, source)
-            digest = nar.unpack(read, os.fsencode(part), job.nar_size, self._progress)
+            digest = self._unpacked(decoder(where.compression, source), job, os.fsencode(part))
         except (nar.NarError, Undecodable) as error:
             raise _corrupt(cache, job, str(error)) from None
         if (found := storepath.nar_hash(digest)) != job.nar_hash:
             raise _corrupt(cache, job, f"its hash is {found} instead of {job.nar_hash}")
+
+    def _unpacked(self, read: nar.Read, job: Job, part: bytes) -> bytes:
+        if job.nar_size < LARGE_BYTES:
+            return nar.unpack(read, part, job.nar_size, self._progress)
+        with side_by_side(read) as (ahead, digest):
+            return nar.unpack(ahead, part, job.nar_size, self._progress, digest)
 
     def _elsewhere(self, cache: Cache, job: Job, where: Where) -> Iterator[Source]:
         """Find the same bytes in the caches after this one, by the index or their narinfos."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nodeagent import process
+from nodeagent.messages import encode
 from nodeagent.nix import Registration
 from nodeagent.store import StoreFiles
-from nodeagent.verify.worker import Hashed, Job, Progress, Unreadable, encode, read_event
+from nodeagent.verify.worker import Hashed, Job, Progress, Unreadable, read_event
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.verify.worker")
 

@@ -1,20 +1,19 @@
 """A scrub worker: one process that hashes trees, for the NAR reader holds the interpreter's lock.
 
-Run as `python -m nodeagent.verify.worker`: jobs on stdin, events on stdout, as JSON lines.
+Run as `python -m nodeagent.verify.worker`: jobs on stdin, events on stdout.
 """
 
 import ctypes
 import hashlib
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
-from nodeagent import nar, storepath
+from nodeagent import messages, nar, storepath
 
 _PR_SET_PDEATHSIG: Final = 1
 _SAY_EVERY_SECONDS: Final = 0.1
@@ -52,27 +51,12 @@ class Unreadable:
 
 
 Event = Progress | Hashed | Unreadable
-_EVENTS: dict[str, type[Progress] | type[Hashed] | type[Unreadable]] = {
-    kind.__name__: kind for kind in (Progress, Hashed, Unreadable)
-}
-
-
-def encode(message: Job | Event) -> bytes:
-    """Write one line."""
-    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
-
-
-def read_job(line: bytes) -> Job:
-    """Read a job."""
-    data = json.loads(line)
-    del data["is"]
-    return Job(**data)
+_EVENTS: tuple[type[Event], ...] = (Progress, Hashed, Unreadable)
 
 
 def read_event(line: bytes) -> Event:
     """Read what a worker says."""
-    data = json.loads(line)
-    return _EVENTS[data.pop("is")](**data)
+    return messages.decode(line, *_EVENTS)
 
 
 def hash_tree(job: Job, say: Callable[[Progress], None]) -> Hashed | Unreadable:
@@ -102,11 +86,11 @@ def main() -> None:
     out = sys.stdout.buffer
 
     def say(event: Event) -> None:
-        out.write(encode(event))
+        out.write(messages.encode(event))
         out.flush()
 
     for line in sys.stdin.buffer:
-        say(hash_tree(read_job(line), say))
+        say(hash_tree(messages.decode(line, Job), say))
 
 
 if __name__ == "__main__":
