@@ -11,7 +11,7 @@ COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command 'make lock' $(UPGRADE) --group build pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check bench lock clean
+.PHONY: help setup demo test cluster lint check bench lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -40,6 +40,9 @@ lint: setup ## Style, formatting, types and the direction of imports
 
 check: lint ## The inner loop: lint and the fast tests
 	$(BIN)/pytest tests
+
+cluster: setup ## Make what the test cluster runs: Kubernetes, a base image (10 minutes, once)
+	@$(BIN)/python -m integration.cluster build
 
 bench: ## Measure the numbers of docs/benchmarks.md (half an hour on a quiet machine)
 	@tooling/setup.sh requirements.lock
