@@ -53,7 +53,10 @@ class AgentSettings(Settings):
     pins: Path = Field(Path("/etc/nodeagent/pins/pins.json"), description="the pins document")
     node_name: str = Field(default_factory=this_node, description="this node's name")
     fleet: str = Field("default", description="the fleet that records must be signed for")
-    channel: str = Field(names.DEFAULT_CHANNEL, description="this node's channel")
+    channel: str = Field(
+        names.DEFAULT_CHANNEL,
+        description=f"this node's channel, unless its label {names.LABEL_CHANNEL} says another",
+    )
     system: str = Field(default_factory=this_system, description="this node's Nix system")
     caches: CacheList = Field(
         [], description="binary caches that pins may choose: NAME=ADDRESS, several by commas"
@@ -79,6 +82,13 @@ class AgentSettings(Settings):
     state_dir: Path = Field(Path(names.STATE_DIR), description="durable state")
     run_dir: Path = Field(Path(names.RUN_DIR), description="gates; a tmpfs in production")
     boot_id_file: Path = Field(Path(names.BOOT_ID_FILE), description="names the current boot")
+    kubernetes: Literal["auto", "on", "off"] = Field(
+        "auto", description="announce the node to the API server (auto: in a pod)"
+    )
+    kubeconfig: Path | None = Field(None, description="how to reach it from outside a pod")
+    startup_taint: bool = Field(
+        default=False, description=f"take the taint {names.TAINT} off the node once it is ready"
+    )
     host: str = Field("0.0.0.0", description="address of the endpoints")  # noqa: S104 probes come from the kubelet
     port: int = Field(names.DEFAULT_PORT, ge=0, le=65535, description="port of the endpoints")
     executor: Literal["auto", "pour", "nix"] = Field(

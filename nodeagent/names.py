@@ -15,6 +15,15 @@ RUN_DIR = "/run/nodeagent"
 STATE_DIR = "/var/lib/nodeagent"
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
+LABEL_READY = "nodeagent.dev/ready"
+LABEL_PROFILE_PREFIX = "profile.nodeagent.dev/"
+LABEL_CHANNEL = "nodeagent.dev/channel"
+CONDITION = "nodeagent.dev/StoreReady"
+TAINT = "nodeagent.dev/not-ready"
+FIELD_MANAGER = "nodeagent"
+GROUP = "nodeagent.dev"
+NODE_STORE_VERSION = "nodeagent.dev/v1alpha1"
+
 DEFAULT_CHANNEL = "stable"
 DEFAULT_PORT = 9741
 RESERVED_PROFILES = frozenset({"uv", "store"})
@@ -40,6 +49,9 @@ class Phase(StrEnum):
     PUBLISHING = "Publishing"
     IDLE = "Idle"
     RETRYING = "Retrying"
+
+
+SETTLED = frozenset({Phase.WAITING, Phase.IDLE, Phase.RETRYING})
 
 
 class Reason(StrEnum):
@@ -74,6 +86,8 @@ class Reason(StrEnum):
     DISK_SHORT = "DiskShort"
     NIX_FAILED = "NixFailed"
     NOTHING_PUBLISHED = "NothingPublished"
+    API_UNREACHABLE = "ApiUnreachable"
+    API_REFUSED = "ApiRefused"
     AGENT_UNREACHABLE = "AgentUnreachable"
     SETTING_INVALID = "SettingInvalid"
     INTERNAL_ERROR = "InternalError"

@@ -4,12 +4,14 @@
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.names import Reason
+from nodeagent.names import LABEL_PROFILE_PREFIX, LABEL_READY, Reason
 
 SHOWN: Final = 3
+PUBLISHED: Final = "Published"  # the reason of a condition that is true
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class Check:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What the Node says of its store: the checks that pods depend on, as one."""
+
+    ready: bool
+    reason: str
+    message: str
+
+
 def judge(evidence: Evidence) -> list[Check]:
     """Judge every check."""
     return [
@@ -54,6 +65,40 @@ def judge(evidence: Evidence) -> list[Check]:
 def is_ready(checks: Sequence[Check]) -> bool:
     """Tell whether pods can rely on this node."""
     return all(check.ok for check in checks if check.needed)
+
+
+def condition(checks: Sequence[Check], published: str) -> Condition:
+    """Sum the checks up; `published` names the generation. What changes often is left out."""
+    failed = [check for check in checks if check.needed and not check.ok]
+    if failed:
+        message = "; ".join(check.message for check in failed)
+        return Condition(ready=False, reason=str(failed[0].reason), message=message)
+    noted = sorted({str(check.reason) for check in checks if not check.ok})
+    message = f"{published} is published" + (f"; but see {', '.join(noted)}" if noted else "")
+    return Condition(ready=True, reason=PUBLISHED, message=message)
+
+
+def labels(
+    held: AbstractSet[str],
+    published: AbstractSet[str],
+    lost: AbstractSet[str],
+    *,
+    removable: bool,
+) -> frozenset[str]:
+    """Say which labels a node shall have, that has those in `held`.
+
+    `published` are the profiles that it publishes, `lost` those of them of which paths are missing
+    or damaged. Labels are sticky: a kubelet that restarts kills pods whose node lost a label that
+    they require. So only loss takes one away, and only once it is `removable`: it could not be
+    mended, and no pod needs it.
+    """
+    whole = published - lost
+    kept = held | {f"{LABEL_PROFILE_PREFIX}{name}" for name in whole}
+    kept |= {LABEL_READY} if whole else set()
+    if removable:
+        kept -= {f"{LABEL_PROFILE_PREFIX}{name}" for name in lost}
+        kept -= {LABEL_READY} if lost and not whole else set()
+    return frozenset(kept)
 
 
 def _generation(evidence: Evidence) -> Check:

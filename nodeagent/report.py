@@ -86,9 +86,13 @@ def _utc_now() -> datetime:
 
 @dataclass
 class Report:
-    """The account that the agent keeps while it works; `on_problem` hears each new problem."""
+    """The account that the agent keeps while it works.
+
+    `on_problem` hears each new problem; `on_change` is called when there is anything to tell.
+    """
 
     on_problem: Callable[[Problem], None] = lambda _: None
+    on_change: Callable[[], None] = lambda: None
     clock: Callable[[], datetime] = _utc_now
     phase: Phase = Phase.STARTING
     wanted: Target | None = None
@@ -98,12 +102,18 @@ class Report:
     paths_total: int = 0
     poured_from: float = 0.0
 
+    def enter(self, phase: Phase) -> None:
+        """Note what the agent is doing now."""
+        self.phase = phase
+        self.on_change()
+
     def fail(self, reason: Reason, message: str) -> None:
         """Note a problem; the same one again is no news and keeps its `since`."""
         old = self.problem
         if old is None or (old.reason, old.message) != (reason, message):
             self.problem = Problem(reason=reason, message=message, since=self.clock())
             self.on_problem(self.problem)
+            self.on_change()
 
     def conflict(self, paths: tuple[str, ...]) -> None:
         """Note the paths that stay as they are with another hash than released; alert once."""

@@ -38,18 +38,31 @@ def read_pins(file: Path) -> Pins:
         ) from None
 
 
-async def watch(file: Path, on_change: Callable[[], None]) -> None:
-    """Call back whenever something in the pins' directory changes, until cancelled."""
+async def watch(
+    directory: Path,
+    on_change: Callable[[], None],
+    matters: Callable[[watchfiles.Change, str], bool] | None = None,
+) -> None:
+    """Call back whenever something in a directory changes that matters, until cancelled."""
     while True:
         try:
             async for _ in watchfiles.awatch(
-                file.parent, recursive=False, step=STEP_MILLISECONDS, rust_timeout=60_000
+                directory,
+                watch_filter=matters,
+                recursive=False,
+                step=STEP_MILLISECONDS,
+                rust_timeout=60_000,
             ):
                 on_change()
         except (OSError, RuntimeError):
             # No directory yet, or no inotify instance left: look now and then instead.
             await asyncio.sleep(POLL_SECONDS)
             on_change()
+
+
+def is_loss(change: watchfiles.Change, path: str) -> bool:
+    """Tell whether a change of the store's directory may have taken a store path away."""
+    return change is watchfiles.Change.deleted and not path.endswith(".lock")
 
 
 def caches_for(chosen: Iterable[str], known: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from nodeagent import cache, model
 from nodeagent.errors import NodeAgentError
-from nodeagent.names import Phase, Reason
+from nodeagent.names import SETTLED, Reason
 from nodeagent.report import ScrubProgress, Status
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
-SETTLED: Final = frozenset({Phase.WAITING, Phase.IDLE, Phase.RETRYING})
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 

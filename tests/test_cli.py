@@ -146,7 +146,7 @@ def test_a_failure_is_one_line_that_names_its_reason(case: str, capsys: Output) 
     assert complaint(capsys).startswith(f"nodeagent: {reason}: ")
 
 
-SAMPLES: Final[dict[str, tuple[list[str], str]]] = {
+SAMPLES: dict[str, tuple[list[str], str]] = {
     "caches": (
         ["--caches", "a=http://a", "--caches", "b=http://b"],
         "a=http://a,b=http://b",
@@ -156,11 +156,13 @@ SAMPLES: Final[dict[str, tuple[list[str], str]]] = {
     "once": (["--once"], "true"),
     "idle_io": (["--idle-io"], "true"),
     "executor": (["--executor", "nix"], "nix"),
-    **{
-        name: ([f"--{name.replace('_', '-')}", "7"], "7")
-        for name in AgentSettings.model_fields
-        if name not in {"caches", "durable", "share_store", "once", "idle_io", "executor"}
-    },
+    "kubernetes": (["--kubernetes", "on"], "on"),
+    "startup_taint": (["--startup-taint"], "true"),
+}
+SAMPLES |= {
+    name: ([f"--{name.replace('_', '-')}", "7"], "7")
+    for name in AgentSettings.model_fields
+    if name not in SAMPLES
 }
 
 

@@ -140,7 +140,7 @@ class Watched:
 
     def __init__(self, file: Path) -> None:
         self.news = asyncio.Event()
-        self.task = asyncio.create_task(source.watch(file, self.news.set))
+        self.task = asyncio.create_task(source.watch(file.parent, self.news.set))
 
     async def change(self, act: Callable[[], object]) -> None:
         self.news.clear()

@@ -6,8 +6,10 @@ gives way to which is `agent.loop`, what others see of it is `agent.view`.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
@@ -31,6 +33,9 @@ from nodeagent.report import Problem, Report
 from nodeagent.select import Node
 from nodeagent.serve import health
 from nodeagent.store import StoreFiles
+
+if TYPE_CHECKING:
+    from nodeagent.agent.announce import Announcer
 
 SHUTDOWN_SECONDS = 2.0
 
@@ -63,15 +68,16 @@ async def run(settings: AgentSettings) -> bool:
     flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
     loop = Loop(settings, node, flow, logger)
     scrubbing = Scrubbing(flow, loop.wake, logger)
+    view = AgentView(loop, settings.system, scrubbing)
 
-    async with _listening(AgentView(node, settings.system, flow, scrubbing), settings):
+    async with _listening(view, settings), _announcing(settings, view, logger) as announcer:
         logger.info(
             "started",
             node=node.name,
             fleet=node.fleet,
-            channel=node.channel,
             store=str(files.store_dir),
             port=settings.port,
+            kubernetes=announcer is not None,
         )
         async with ledger.owned(
             on_wait=lambda: logger.info(
@@ -84,11 +90,61 @@ async def run(settings: AgentSettings) -> bool:
                 await flow.restore()
                 if settings.once:
                     return await loop.once()
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(source.watch(settings.pins, loop.wake), name="watch")
-                    tasks.create_task(loop.forever(), name="loop")
-                    tasks.create_task(scrubbing.run(), name="scrub")
+                await _forever(settings.pins.parent, loop, scrubbing, announcer)
     return True
+
+
+async def _forever(
+    pins: Path, loop: Loop, scrubbing: Scrubbing, announcer: "Announcer | None"
+) -> None:
+    """Do everything side by side until cancelled."""
+    store = loop.flow.means.files.store_dir
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(source.watch(pins, loop.wake), name="watch-pins")
+        tasks.create_task(source.watch(store, loop.wake, source.is_loss), name="watch-store")
+        tasks.create_task(loop.forever(), name="loop")
+        tasks.create_task(scrubbing.run(), name="scrub")
+        if announcer is not None:
+            tasks.create_task(announcer.forever(), name="announce")
+
+
+@contextlib.asynccontextmanager
+async def _announcing(
+    settings: AgentSettings, view: AgentView, logger: FilteringBoundLogger
+) -> AsyncIterator["Announcer | None"]:
+    """Connect what the agent says of itself to the API server, if there is one."""
+    if not _in_kubernetes(settings):
+        yield None
+        return
+    from nodeagent import kube  # an agent without a cluster does without its 20 MiB
+    from nodeagent.agent.announce import Announcer
+
+    name, flow = view.loop.node.name, view.flow
+    async with kube.connected(settings.kubeconfig) as api:
+        announcer = Announcer(
+            kube.Node(api, name),
+            kube.NodeStore(api, name),
+            kube.Events(api, name),
+            view,
+            flow.metrics,
+            logger,
+            startup_taint=settings.startup_taint,
+        )
+        tell = flow.report.on_problem
+
+        def hear(problem: Problem) -> None:
+            tell(problem)
+            announcer.hear(problem)
+
+        flow.report.on_problem, flow.report.on_change = hear, announcer.wake
+        view.loop.labels = announcer.labels
+        yield announcer
+
+
+def _in_kubernetes(settings: AgentSettings) -> bool:
+    if settings.kubernetes == "auto":
+        return settings.kubeconfig is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+    return settings.kubernetes == "on"
 
 
 @contextlib.asynccontextmanager

@@ -87,6 +87,13 @@ class Flow:
         """List the published profiles whose gate is shut."""
         return self.gates.shut(self.published.system.profiles if self.published else ())
 
+    def unusable(self) -> frozenset[str]:
+        """List the published profiles that miss a path, or have a damaged one."""
+        missing = [*self.lost(), *self.broken()]
+        if not missing or self.published is None:
+            return frozenset()
+        return frozenset(_users(self.published.system, missing))
+
     def condemn(self, path: str, fault: str) -> None:
         """Take note that a path's contents are damaged: gates first, then the rest."""
         if self.published is not None:
@@ -232,7 +239,7 @@ class Flow:
         return replace(self.means, caches=caches, down=down if left else ())
 
     def _enter(self, phase: Phase) -> None:
-        self.report.phase = phase
+        self.report.enter(phase)
 
 
 def _users(system: System, paths: Sequence[str]) -> list[str]:

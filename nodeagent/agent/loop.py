@@ -7,12 +7,13 @@ is no longer the selected one is cancelled; what it finished, the next one finds
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent import select, source
+from nodeagent import names, select, source
 from nodeagent.agent.flow import Flow
 from nodeagent.config import AgentSettings
 from nodeagent.errors import NodeAgentError, first
@@ -21,14 +22,17 @@ from nodeagent.names import Phase, Reason
 from nodeagent.report import Target
 from nodeagent.select import Node, Refusal, Wanted
 
+Labels = Callable[[], Awaitable[Mapping[str, str] | None]]
+
 
 class Loop:
-    """Runs passes, one at a time."""
+    """Runs passes, one at a time; `labels` asks for the node's, None if they are not known."""
 
     def __init__(
         self, settings: AgentSettings, node: Node, flow: Flow, logger: FilteringBoundLogger
     ) -> None:
         self.settings, self.node, self.flow, self.logger = settings, node, flow, logger
+        self.labels: Labels | None = None
         self._news = asyncio.Event()
         self._failures = 0
 
@@ -53,7 +57,7 @@ class Loop:
     async def turn(self) -> None:
         """Select, and bring what is selected or, if nothing is, look after what is held."""
         report = self.flow.report
-        wanted = self._select()
+        wanted = await self._locate() or self._select()
         held = self.flow.ledger.state.held
         if isinstance(wanted, Wanted):
             target, size = _held(wanted), wanted.record.release_size
@@ -61,13 +65,29 @@ class Loop:
         elif held is not None:
             target, size = held, 0
         else:
-            report.phase = Phase.WAITING
+            report.enter(Phase.WAITING)
             return
         result = await self._pass(self._bring(wanted, target, size), target)
         if result == "published" and isinstance(wanted, Wanted):
             report.problem = None
         self._failures = self._failures + 1 if result == "failed" else 0
-        report.phase = Phase.RETRYING if result == "failed" else Phase.IDLE
+        report.enter(Phase.RETRYING if result == "failed" else Phase.IDLE)
+
+    async def _locate(self) -> Refusal | None:
+        """Find out the node's channel: by its label, or the one it had, before any default."""
+        if self.labels is None:
+            return None
+        labels, held = await self.labels(), self.flow.ledger.state.held
+        if labels is not None:
+            channel = labels.get(names.LABEL_CHANNEL) or self.settings.channel
+        elif held is not None:
+            channel = held.channel
+        else:
+            message = "this node's channel is not known: the API server gives no answer"
+            self.flow.report.fail(Reason.API_UNREACHABLE, message)
+            return Refusal(Reason.API_UNREACHABLE, message)
+        self.node = replace(self.node, channel=channel)
+        return None
 
     def _select(self) -> Wanted | Refusal:
         """Choose from the pins as they are now; a refusal is reported, not raised."""

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 
 from nodeagent import readiness
 from nodeagent.agent.flow import Flow
+from nodeagent.agent.loop import Loop
 from nodeagent.agent.scrub import Scrubbing
 from nodeagent.readiness import Check, Evidence
 from nodeagent.report import ProfileStatus, Status, Target
-from nodeagent.select import Node
 
 
 @dataclass(frozen=True)
 class AgentView:
     """Implements what `serve.health` asks for."""
 
-    node: Node
+    loop: Loop
     system: str
-    flow: Flow
     scrubbing: Scrubbing
+
+    @property
+    def flow(self) -> Flow:
+        """What passes work with."""
+        return self.loop.flow
 
     async def checks(self) -> list[Check]:
         """Look at the published paths and gates, then judge."""
@@ -39,13 +43,21 @@ class AgentView:
             )
         )
 
+    def profiles(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Give the profiles that are published, and those of them that are not usable now."""
+        published = self.flow.published
+        if published is None:
+            return frozenset(), frozenset()
+        names = frozenset(published.system.profiles)
+        return names, self.flow.unusable()
+
     async def status(self) -> Status:
         """Put the status document together."""
         report, tally = self.flow.report, self.flow.tally
         return Status(
-            node=self.node.name,
-            fleet=self.node.fleet,
-            channel=self.node.channel,
+            node=self.loop.node.name,
+            fleet=self.loop.node.fleet,
+            channel=self.loop.node.channel,
             system=self.system,
             phase=report.phase,
             ready=readiness.is_ready(await self.checks()),

@@ -1,0 +1,194 @@
+"""Announce: make the cluster see what the node can offer.
+
+Condition and NodeStore follow the truth, labels are sticky; order matters when something is lost:
+gates were shut before (by the flow), then comes the condition, the label last. Everything is
+compared with what was written and written only on change, or when the heartbeat is due.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+from nodeagent import kube, readiness
+from nodeagent.agent.view import AgentView
+from nodeagent.errors import NodeAgentError
+from nodeagent.kube import Event, Seen
+from nodeagent.metrics import Metrics
+from nodeagent.names import SETTLED, Phase
+from nodeagent.readiness import Condition
+from nodeagent.report import Problem, Status, Target
+
+HEARTBEAT: Final = timedelta(minutes=5)
+REWORD: Final = timedelta(minutes=1)  # how soon a condition that only reads otherwise is written
+WORKING: Final = timedelta(seconds=15)  # between two reports of one piece of work
+BRIEF: Final = timedelta(seconds=2)  # what takes no longer is not reported as work
+GATHER_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 1.0
+RETRY_MAX_SECONDS: Final = 30.0
+_NEVER: Final = timedelta(days=365)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Announcer:
+    """Keeps Node and NodeStore as the agent is; `wake` says that there may be news."""
+
+    node: kube.Node
+    store: kube.NodeStore
+    events: kube.Events
+    view: AgentView
+    metrics: Metrics
+    logger: FilteringBoundLogger
+    clock: Callable[[], datetime] = _utc_now
+    startup_taint: bool = False
+    _seen: Seen | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _untold: deque[Event] = field(default_factory=lambda: deque(maxlen=20))
+    _published: Target | None = None
+    _told: Mapping[str, Any] = field(default_factory=dict)
+    _told_at: datetime | None = None
+    _busy_since: datetime | None = None
+    _trouble: str = ""
+
+    def wake(self) -> None:
+        """Look soon: something changed."""
+        self._news.set()
+
+    def hear(self, problem: Problem) -> None:
+        """Take a problem as news for the Node's events."""
+        self._untold.append(Event("Warning", problem.reason, problem.message))
+        self.wake()
+
+    async def labels(self) -> Mapping[str, str] | None:
+        """Read the Node's labels; None if they were never seen and cannot be read now."""
+        try:
+            await self._look()
+        except NodeAgentError as error:
+            self._note(error)
+        return None if self._seen is None else self._seen.labels
+
+    async def forever(self) -> None:
+        """Announce whatever is new, until cancelled."""
+        self._published = (await self.view.status()).published
+        failures = 0
+        while True:
+            self._news.clear()
+            try:
+                due = await self._announce()
+                failures, self._trouble = 0, ""
+            except NodeAgentError as error:
+                self._note(error)
+                failures, self._told_at = failures + 1, None
+                due = timedelta()
+                await asyncio.sleep(min(RETRY_SECONDS * 2 ** (failures - 1), RETRY_MAX_SECONDS))
+            await asyncio.sleep(GATHER_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due.total_seconds()):
+                    await self._news.wait()
+
+    async def _announce(self) -> timedelta:
+        """Write what differs from what was written; give the time until the next look."""
+        status, checks = await self.view.status(), await self.view.checks()
+        condition = readiness.condition(checks, _name(status.published))
+        seen = self._seen
+        if seen is None or self._told_at is None or self.clock() - seen.told >= HEARTBEAT:
+            seen = await self._look()
+            await self.store.own(seen.uid)
+        due = min(
+            await self._tell_condition(seen, condition),
+            await self._tell_store(status, condition),
+        )
+        await self._label(seen, status)
+        if self.startup_taint and condition.ready:
+            await self.node.untaint(await self._look())
+            self.startup_taint = False
+        await self._tell_events(seen, status)
+        return due
+
+    async def _look(self) -> Seen:
+        self._seen = await self.node.look()
+        return self._seen
+
+    async def _tell_condition(self, seen: Seen, condition: Condition) -> timedelta:
+        now, old = self.clock(), seen.condition
+        age = now - seen.told
+        patience = _patience(old, condition)
+        if age < patience:
+            return patience - age
+        since = seen.since if old and old.ready == condition.ready and seen.since else now
+        await self.node.tell(condition, since, now)
+        self._seen = replace(seen, condition=condition, since=since, told=now)
+        if old is None or old.ready != condition.ready:
+            self.logger.info("condition", ready=condition.ready, reason=condition.reason)
+        return HEARTBEAT
+
+    async def _tell_store(self, status: Status, condition: Condition) -> timedelta:
+        now, told = self.clock(), kube.describe(status, condition)
+        if told == self._told and self._told_at is not None:
+            self._busy_since = None
+            return HEARTBEAT
+        if status.phase not in SETTLED and _essence(told) == _essence(self._told):
+            self._busy_since = self._busy_since or now
+            at = max(self._busy_since + BRIEF, (self._told_at or now) + WORKING)
+            if now < at and self._told_at is not None:
+                return at - now
+        await self.store.tell(dict(told), now)
+        self._told, self._told_at = told, now
+        return HEARTBEAT if status.phase in SETTLED else WORKING
+
+    async def _label(self, seen: Seen, status: Status) -> None:
+        seen = self._seen or seen
+        published, lost = await asyncio.to_thread(self.view.profiles)
+        wanted = readiness.labels(seen.ours, published, lost, removable=False)
+        without = readiness.labels(seen.ours, published, lost, removable=True)
+        if wanted != without and status.phase is Phase.RETRYING and not await self.node.in_use():
+            wanted = without
+        if wanted != seen.ours:
+            await self.node.label(wanted)
+            others = {key: value for key, value in seen.labels.items() if key not in seen.ours}
+            self._seen = replace(seen, labels=others | dict.fromkeys(wanted, "true"))
+            self.logger.info("labels", labels=sorted(wanted))
+
+    async def _tell_events(self, seen: Seen, status: Status) -> None:
+        if status.published not in {None, self._published}:
+            self._published = status.published
+            names = ", ".join(sorted(status.profiles)) or "none"
+            news = f"{_name(status.published)} is published (profiles: {names})"
+            self._untold.append(Event("Normal", readiness.PUBLISHED, news))
+        while self._untold:
+            await self.events.tell(self._untold[0], seen.uid)
+            self._untold.popleft()
+
+    def _note(self, error: NodeAgentError) -> None:
+        """Log trouble with the API server once, however often it comes."""
+        self.metrics.refused(error.reason)
+        if error.message != self._trouble:
+            self._trouble = error.message
+            self.logger.warning(error.message, reason=error.reason)
+
+
+def _patience(old: Condition | None, new: Condition) -> timedelta:
+    """Say how long ago the last write must be for another one."""
+    if old is None or (old.ready, old.reason) != (new.ready, new.reason):
+        return -_NEVER
+    return HEARTBEAT if old == new else REWORD
+
+
+def _essence(told: Mapping[str, Any]) -> list[Any]:
+    """Give what readers act on, apart from how far the work is."""
+    return [told.get(key) for key in ("ready", "channel", "wanted", "published", "profiles")]
+
+
+def _name(target: Target | None) -> str:
+    if target is None:
+        return "nothing"
+    return f"release {target.release}, serial {target.serial} of channel {target.channel},"

@@ -1,0 +1,21 @@
+"""The Kubernetes API: the one place that speaks it.
+
+Requests go to known paths, so that nothing has to be discovered first and an agent starts
+without an API server. Every request has a time-out, and every failure is a NodeAgentError.
+"""
+
+from nodeagent.kube.api import Api, connected
+from nodeagent.kube.events import Event, Events
+from nodeagent.kube.node import Node, Seen
+from nodeagent.kube.nodestore import NodeStore, describe
+
+__all__ = [
+    "Api",
+    "Event",
+    "Events",
+    "Node",
+    "NodeStore",
+    "Seen",
+    "connected",
+    "describe",
+]

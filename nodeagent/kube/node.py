@@ -1,0 +1,146 @@
+"""This agent's Node: its labels, its condition, its start-up taint, and who uses them.
+
+Labels and condition are applied server-side and apart (an owner is known per subresource), so
+that other conditions and labels stay untouched. Taints are one list for every patch but a JSON
+patch: only our own is taken out, with a test that it still is where it was.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from nodeagent.kube.api import Api
+from nodeagent.names import (
+    CONDITION,
+    LABEL_PROFILE_PREFIX,
+    LABEL_READY,
+    RUN_DIR,
+    TAINT,
+)
+from nodeagent.readiness import Condition
+
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
+_LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
+_MARKS: Final = (LABEL_READY, LABEL_PROFILE_PREFIX, f'"{RUN_DIR}')
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the Node says: its uid, all its labels, and our condition.
+
+    `since` is when the condition changed, `told` when it was last written.
+    """
+
+    uid: str
+    labels: Mapping[str, str]
+    condition: Condition | None
+    since: datetime | None
+    told: datetime
+    taints: tuple[Mapping[str, str], ...]
+
+    @property
+    def ours(self) -> frozenset[str]:
+        """List the labels that only agents set."""
+        return frozenset(
+            key for key in self.labels if key == LABEL_READY or key.startswith(LABEL_PROFILE_PREFIX)
+        )
+
+
+@dataclass(frozen=True)
+class Node:
+    """The Node of this name."""
+
+    api: Api
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return f"/api/v1/nodes/{self.name}"
+
+    async def look(self) -> Seen:
+        """Read the Node."""
+        node = await self.api.get(self.path)
+        conditions = node.get("status", {}).get("conditions", ())
+        known = next((one for one in conditions if one["type"] == CONDITION), None)
+        return Seen(
+            uid=node["metadata"]["uid"],
+            labels=node["metadata"].get("labels", {}),
+            condition=known and _condition(known),
+            since=_time(known, "lastTransitionTime"),
+            told=_time(known, "lastHeartbeatTime") or datetime.fromtimestamp(0, UTC),
+            taints=tuple(node.get("spec", {}).get("taints", ())),
+        )
+
+    async def label(self, labels: Iterable[str]) -> None:
+        """Have exactly these labels of ours; those of others stay."""
+        await self.api.apply(
+            self.path, self._object(metadata={"labels": dict.fromkeys(sorted(labels), "true")})
+        )
+
+    async def tell(self, condition: Condition, since: datetime, now: datetime) -> None:
+        """Write our condition, true since then and seen now."""
+        told = {
+            "type": CONDITION,
+            "status": "True" if condition.ready else "False",
+            "reason": condition.reason,
+            "message": condition.message,
+            "lastTransitionTime": since.strftime(_TIME),
+            "lastHeartbeatTime": now.strftime(_TIME),
+        }
+        await self.api.apply(f"{self.path}/status", self._object(status={"conditions": [told]}))
+
+    async def untaint(self, seen: Seen) -> None:
+        """Take our start-up taint off, if it is on."""
+        for number, taint in enumerate(seen.taints):
+            if taint["key"] == TAINT:
+                place = f"/spec/taints/{number}"
+                operations: list[dict[str, Any]] = [
+                    {"op": "test", "path": place, "value": taint},
+                    {"op": "remove", "path": place},
+                ]
+                await self.api.json_patch(self.path, operations)
+                return
+
+    async def in_use(self) -> bool:
+        """Tell whether a pod on this node requires one of our labels or mounts a gate."""
+        pods = await self.api.get(
+            "/api/v1/pods", field_selector=f"spec.nodeName={self.name},{_LIVE}"
+        )
+        return any(_uses(pod["spec"]) for pod in pods["items"])
+
+    def _object(self, **fields: object) -> dict[str, object]:
+        metadata = {"name": self.name}
+        extra = fields.pop("metadata", {})
+        assert isinstance(extra, dict)  # noqa: S101 for the type checker
+        return {"apiVersion": "v1", "kind": "Node", "metadata": metadata | extra, **fields}
+
+
+def _uses(spec: Mapping[str, Any]) -> bool:
+    wanted = {key: spec.get(key) for key in ("nodeSelector", "affinity")}
+    mounts = [one["hostPath"] for one in spec.get("volumes", ()) if "hostPath" in one]
+    text = json.dumps([wanted, mounts])
+    return any(mark in text for mark in _MARKS) and not _is_agent(spec)
+
+
+def _is_agent(spec: Mapping[str, Any]) -> bool:
+    """Tell whether a pod mounts the whole run directory, as only an agent does."""
+    return any(
+        one.get("hostPath", {}).get("path", "").rstrip("/") == RUN_DIR
+        for one in spec.get("volumes", ())
+    )
+
+
+def _condition(found: Mapping[str, str]) -> Condition:
+    return Condition(
+        ready=found["status"] == "True",
+        reason=found.get("reason", ""),
+        message=found.get("message", ""),
+    )
+
+
+def _time(found: Mapping[str, str] | None, key: str) -> datetime | None:
+    text = found and found.get(key)
+    return datetime.fromisoformat(text) if text else None

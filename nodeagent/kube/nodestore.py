@@ -1,0 +1,67 @@
+"""The NodeStore of this node: what its agent says of it, in the cluster's fleet table."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from nodeagent.kube.api import Api
+from nodeagent.names import NODE_STORE_VERSION
+from nodeagent.readiness import Condition
+from nodeagent.release import digest12
+from nodeagent.report import Status, Target
+
+_PATH: Final = f"/apis/{NODE_STORE_VERSION}/nodestores"
+
+
+@dataclass(frozen=True)
+class NodeStore:
+    """The NodeStore of a node; both have the same name."""
+
+    api: Api
+    name: str
+
+    async def own(self, node_uid: str) -> None:
+        """Make it if it is not there: it goes when its Node goes."""
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": node_uid}
+        await self.api.apply(
+            f"{_PATH}/{self.name}", self._object(metadata={"ownerReferences": [owner]})
+        )
+
+    async def tell(self, status: dict[str, Any], now: datetime) -> None:
+        """Write the status, seen now."""
+        told = status | {"observedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        await self.api.apply(f"{_PATH}/{self.name}/status", self._object(status=told))
+
+    def _object(self, metadata: dict[str, Any] | None = None, **fields: object) -> dict[str, Any]:
+        named = {"name": self.name} | (metadata or {})
+        return {"apiVersion": NODE_STORE_VERSION, "kind": "NodeStore", "metadata": named, **fields}
+
+
+def describe(status: Status, condition: Condition) -> dict[str, Any]:
+    """Put the NodeStore's status together; what is not known is left out."""
+    progress = status.progress
+    told = {
+        "ready": condition.ready,
+        "phase": status.phase,
+        "reason": "" if condition.ready else condition.reason,
+        "message": "" if condition.ready else condition.message,
+        "channel": status.channel,
+        "system": status.system,
+        "agentVersion": status.version,
+        "wanted": _target(status.wanted),
+        "published": _target(status.published),
+        "profiles": [
+            {"name": name, "kind": one.kind, "root": one.root, "gate": one.published}
+            for name, one in sorted(status.profiles.items())
+        ],
+        "progress": progress
+        and {"bytesDone": progress.bytes_done, "bytesTotal": progress.bytes_total},
+        "problem": status.problem and status.problem.model_dump(mode="json"),
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _target(target: Target | None) -> dict[str, Any] | None:
+    if target is None:
+        return None
+    return {**target.model_dump(), "digest12": digest12(target.release)}
