@@ -1,4 +1,4 @@
-"""nodeagent installed on the test cluster: manifests applied, a cache beside it, pins as a ConfigMap.
+"""nodeagent installed on the test cluster: manifests, a cache beside it, pins as a ConfigMap.
 
 The installation is what a user does: `kubectl apply -k daemonset/base`, keys and settings as
 ConfigMaps of their own, then pins. What a test breaks it breaks on a node or in the API.

@@ -186,6 +186,16 @@ def for_system(release: Release, system: str) -> System:
     )
 
 
+def elsewhere(release: Release, system: str) -> dict[str, tuple[str, ...]]:
+    """List the profiles that a release has for other systems only, and for which."""
+    own = release.systems[system].profiles if system in release.systems else {}
+    found: dict[str, tuple[str, ...]] = {}
+    for other, part in sorted(release.systems.items()):
+        for name in part.profiles.keys() - own.keys():
+            found[name] = (*found.get(name, ()), other)
+    return dict(sorted(found.items()))
+
+
 def references_first(paths: Mapping[str, PathInfo]) -> Iterator[str]:
     """Order a closure so that each path comes after what it refers to; deterministic.
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -76,6 +76,7 @@ class Status(Document):
     profiles: Mapping[str, ProfileStatus]
     progress: Progress | None
     problem: Problem | None
+    elsewhere: Mapping[str, tuple[str, ...]] = {}
     conflicts: tuple[str, ...] = ()
     scrub: ScrubProgress | None = None
 
@@ -98,6 +99,7 @@ class Report:
     wanted: Target | None = None
     problem: Problem | None = None
     conflicts: tuple[str, ...] = ()
+    elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bytes_total: int = 0
     paths_total: int = 0
     poured_from: float = 0.0

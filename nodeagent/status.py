@@ -43,6 +43,8 @@ def lines(status: Status) -> Iterator[str]:
     for name, profile in sorted(status.profiles.items()):
         gate = "" if profile.published else "  (gate shut)"
         yield f"profile   {name} {profile.kind} {profile.root}{gate}"
+    for name, systems in status.elsewhere.items():
+        yield f"profile   {name} is in the release for {', '.join(systems)} only"
     if status.progress is not None:
         yield f"progress  {progress_text(status)}"
     if status.scrub is not None:

@@ -23,6 +23,7 @@ IDLE: Final = Status(
     profiles={"ds": ProfileStatus(root=path("ds"), kind="env", published=True)},
     progress=None,
     problem=None,
+    elsewhere={"ml": ("aarch64-linux",)},
 )
 POURING: Final = Progress(
     bytes_done=250_000_000,

@@ -173,11 +173,12 @@ def test_every_field_of_a_node_store_has_a_type_and_says_what_it_is() -> None:
             assert set(part.get("required", ())) <= part.get("properties", {}).keys(), place
 
 
-def test_lists_in_a_node_store_are_merged_by_a_key_that_is_required() -> None:
+def test_lists_in_a_node_store_are_sets_or_merged_by_a_key_that_is_required() -> None:
     lists = [part for _, part in parts(SCHEMA) if part["type"] == "array"]
-    assert lists
-    for one in lists:
-        assert one["x-kubernetes-list-type"] == "map"
+    maps = [one for one in lists if one["x-kubernetes-list-type"] == "map"]
+    assert maps
+    assert all(one["x-kubernetes-list-type"] == "set" for one in lists if one not in maps)
+    for one in maps:
         assert set(one["x-kubernetes-list-map-keys"]) <= set(one["items"]["required"])
 
 

@@ -11,6 +11,7 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.names import RESERVED_PROFILES, Kind, Reason
 from nodeagent.release import PathInfo, Profile, Release, Source, System, references_first
 from tests import graphs
+from tests.handmade import path
 
 SYSTEM = "x86_64-linux"
 ROOT = graphs.path(1)
@@ -235,3 +236,18 @@ def test_an_index_is_read_and_may_lack_paths() -> None:
     index = release.parse_index(json.dumps({"paths": {ROOT: where}}).encode())
     assert index.paths[ROOT].sigs == ("a:b",)
     assert release.parse_index(b'{"paths":{}}').paths == {}
+
+
+def test_profiles_that_other_systems_have_are_told_with_those_systems() -> None:
+    def part(*profiles: str) -> System:
+        return System(profiles={name: Profile(root=path(name)) for name in profiles}, paths={})
+
+    both = Release(
+        source=Source(), systems={"x86_64-linux": part("ds"), "aarch64-linux": part("ds", "ml")}
+    )
+    assert release.elsewhere(both, "x86_64-linux") == {"ml": ("aarch64-linux",)}
+    assert release.elsewhere(both, "aarch64-linux") == {}
+    assert release.elsewhere(both, "riscv64-linux") == {
+        "ds": ("aarch64-linux", "x86_64-linux"),
+        "ml": ("aarch64-linux",),
+    }

@@ -46,6 +46,7 @@ def test_an_idle_agent_is_shown_in_a_few_lines() -> None:
         f"wanted    {digest(7)} serial 7",
         f"published {digest(7)} serial 7",
         f"profile   ds env {path('ds')}",
+        "profile   ml is in the release for aarch64-linux only",
     ]
 
 

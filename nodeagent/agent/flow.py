@@ -126,6 +126,7 @@ class Flow:
             manifest = await asyncio.to_thread(self._fetch_manifest, target, manifest_size)
         parsed = await asyncio.to_thread(release.parse, manifest, target.release)
         self.ledger.keep_manifest(target.release, manifest)
+        self.report.elsewhere = release.elsewhere(parsed, self.system)
         return release.for_system(parsed, self.system)
 
     async def _realise(self, target: Held, system: System) -> None:

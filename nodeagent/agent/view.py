@@ -66,6 +66,7 @@ class AgentView:
             profiles=self._profiles(),
             progress=report.progress(tally.bytes_done, tally.paths_done, time.monotonic()),
             problem=report.problem,
+            elsewhere=report.elsewhere,
             conflicts=report.conflicts,
             scrub=self.scrubbing.progress(),
         )

@@ -37,13 +37,15 @@ async def connected(kubeconfig: Path | None = None) -> AsyncIterator["Api"]:
             await config.load_kube_config(
                 config_file=str(kubeconfig), client_configuration=settings
             )
-    except (config.ConfigException, OSError) as error:
+        client = ApiClient(settings)
+    except Exception as error:  # noqa: BLE001 a malformed file makes the library stumble in many ways
         source = kubeconfig or "this pod's service account"
+        cause = " ".join(f"{error}".split()) or type(error).__name__
         raise NodeAgentError(
             Reason.SETTING_INVALID,
-            f"no way to the API server by {source}: {error}; give --kubeconfig or --kubernetes off",
+            f"no way to the API server by {source}: {cause}; give --kubeconfig or --kubernetes off",
         ) from None
-    async with ApiClient(settings) as client:
+    async with client:
         yield Api(client)
 
 

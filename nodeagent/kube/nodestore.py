@@ -54,11 +54,14 @@ def describe(status: Status, condition: Condition) -> dict[str, Any]:
             {"name": name, "kind": one.kind, "root": one.root, "gate": one.published}
             for name, one in sorted(status.profiles.items())
         ],
+        "elsewhere": [
+            {"name": name, "systems": list(systems)} for name, systems in status.elsewhere.items()
+        ],
         "progress": progress
         and {"bytesDone": progress.bytes_done, "bytesTotal": progress.bytes_total},
         "problem": status.problem and status.problem.model_dump(mode="json"),
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in told.items() if value not in (None, [])}
 
 
 def _target(target: Target | None) -> dict[str, Any] | None:
