@@ -17,7 +17,9 @@ from aiohttp.test_utils import TestServer
 from integration import closures
 from integration.site import Node, Site
 from nodeagent import process
+from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
+from nodeagent.nix import Nix
 from nodeagent.report import Status
 from nodeagent.serve import binarycache
 
@@ -147,6 +149,20 @@ async def test_inodes_that_run_out_in_the_middle_are_told_apart_from_bytes(
         closures.nix_store(node.store_root, "--verify", "--check-contents")
 
 
+async def test_inodes_that_nix_itself_lacks_are_told_as_such(site: Site, node: Node) -> None:
+    closure = site.closure()
+    site.promote(await site.release(closure))
+    with mounted(node.store_root, "-t", "tmpfs", "-o", "size=64m,nr_inodes=400", "tmpfs") as place:
+        assert await node.once() == 0
+        nix = Nix(node.store_root)
+        known = nix.registered(closure.paths)
+        use_up_inodes(place, leave=1)  # for what is registered
+        with pytest.raises(NodeAgentError) as caught:  # SQLite cannot even make its journal
+            await nix.register(known)
+        assert caught.value.reason is Reason.DISK_SHORT
+        assert "inodes" in caught.value.message
+
+
 @contextlib.asynccontextmanager
 async def cache_that(
     site: Site, node: Node, harm: Callable[[], object]
@@ -241,20 +257,28 @@ async def test_staging_on_another_file_system_is_refused_with_the_fix(
     assert f"mount {node.store_root / 'nix'} as one" in node.log[-1]["event"]
 
 
-async def test_permission_that_is_lost_is_told_and_healed(site: Site, node: Node) -> None:
+@pytest.mark.parametrize(
+    "place",
+    ["host/nix/store", "host/nix/var/nodeagent/staging", "state", "run/releases", "run/profiles"],
+)
+async def test_permission_that_is_lost_is_told_and_healed(
+    site: Site, node: Node, place: str
+) -> None:
     first, second = [await site.release(site.closure(version)) for version in ("1", "2")]
     site.promote(first)
-    with ext4(node.store_root, 64 * MIB):
+    with ext4(node.root, 64 * MIB):
+        node.boot("boot-1")
         async with node.agent():
             await node.until_published(first)
-            store_dir = node.store_root / "nix/store"
-            closures.run("chattr", "+i", str(store_dir))
+            closures.run("chattr", "+i", str(node.root / place))
             site.promote(second)
             status = await node.until_problem(Reason.STORE_UNUSABLE)
+            assert str(node.root / place) in said(status)
             assert "run the agent as root" in said(status)
             assert "lsattr" in said(status)
             assert (await node.get("/readyz"))[0] == 200
-            closures.run("chattr", "-i", str(store_dir))
+            assert "hello 1" in node.hello()
+            closures.run("chattr", "-i", str(node.root / place))
             await node.until_published(second)
 
 

@@ -14,6 +14,7 @@ from nodeagent.plan import Space
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL_TOLD: Final = re.compile("no space left|disk is full|quota exceeded", re.IGNORECASE)
+_JOURNALS: Final = 4
 _ROOT: Final = "run the agent as root with CAP_DAC_OVERRIDE and CAP_FOWNER"
 _STEPS: Final = {
     errno.ENOSPC: "make room there, or give it a larger file system",
@@ -52,10 +53,14 @@ def fault(error: OSError, place: Path) -> NodeAgentError:
 
 def recognised(cause: str, place: Path) -> NodeAgentError | None:
     """Give the fault of the file system behind another program's words, if it is one."""
+    full = _FULL_TOLD.search(cause) is not None
     with contextlib.suppress(OSError):  # that `place` is not there is not what was asked
-        if os.statvfs(place).f_flag & os.ST_RDONLY:
+        told = os.statvfs(place)
+        if told.f_flag & os.ST_RDONLY:
             return fault(OSError(errno.EROFS, os.strerror(errno.EROFS)), place)
-    if _FULL_TOLD.search(cause):
+        # SQLite without inodes for its journals says that the database cannot be opened.
+        full |= told.f_files > 0 and told.f_favail < _JOURNALS
+    if full:
         return fault(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place)
     return None
 

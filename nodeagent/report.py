@@ -3,14 +3,17 @@
 `Report` is the agent's own running account; `Status` is the document others read.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from nodeagent import __version__
 from nodeagent.model import Document, Moment
 from nodeagent.names import API_VERSION, Phase, Reason
+
+TELLINGS: Final = 10  # of one reason until all is well again: messages with numbers change
 
 
 class Target(Document):
@@ -103,6 +106,7 @@ class Report:
     bytes_total: int = 0
     paths_total: int = 0
     poured_from: float = 0.0
+    _told: dict[tuple[Reason, str], Problem] = field(default_factory=dict)
 
     def enter(self, phase: Phase) -> None:
         """Note what the agent is doing now."""
@@ -110,12 +114,24 @@ class Report:
         self.on_change()
 
     def fail(self, reason: Reason, message: str) -> None:
-        """Note a problem; the same one again is no news and keeps its `since`."""
-        old = self.problem
-        if old is None or (old.reason, old.message) != (reason, message):
-            self.problem = Problem(reason=reason, message=message, since=self.clock())
-            self.on_problem(self.problem)
-            self.on_change()
+        """Note a problem; one that was told since all was well is no news and keeps its `since`.
+
+        Faults that take turns are each told once, and of one reason never more than TELLINGS.
+        """
+        before = self.problem
+        if before is None:
+            self._told.clear()
+        elif (before.reason, before.message) == (reason, message):
+            return
+        self.problem = self._told.get((reason, message)) or self._new(reason, message)
+        self.on_change()
+
+    def _new(self, reason: Reason, message: str) -> Problem:
+        problem = Problem(reason=reason, message=message, since=self.clock())
+        if Counter(known for known, _ in self._told)[reason] < TELLINGS:
+            self._told[reason, message] = problem
+            self.on_problem(problem)
+        return problem
 
     def conflict(self, paths: tuple[str, ...]) -> None:
         """Note the paths that stay as they are with another hash than released; alert once."""

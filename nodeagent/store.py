@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.names import STORE_DIR, Reason
 
 PART_SUFFIX: Final = ".part"
+LOCK_SECONDS: Final = 10.0  # A commit cannot be cancelled: SIGTERM and newer pins wait with it.
+_LOCK_POLL_SECONDS: Final = 0.05
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -27,10 +30,14 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class StoreFiles:
-    """The store under `root`. `durable` off (benches only) leaves syncing to the kernel."""
+    """The store under `root`. `durable` off (benches only) leaves syncing to the kernel.
+
+    A path that another process has locked for `lock_seconds` is not placed.
+    """
 
     root: Path
     durable: bool = True
+    lock_seconds: float = LOCK_SECONDS
 
     @property
     def store_dir(self) -> Path:
@@ -120,7 +127,8 @@ class StoreFiles:
         """Sync the file system, then rename staged paths into the store, roots first.
 
         A path that lies there already is exchanged in one step; the displaced tree is kept
-        for containers that are bound to it.
+        for containers that are bound to it. Raises StoreUnusable where somebody keeps a path
+        locked; what was placed until then stays.
         """
         with usable(self.store_dir):
             self.root_pending(paths)
@@ -133,7 +141,8 @@ class StoreFiles:
 
     def _place(self, path: str) -> None:
         source, target = self.staged(path), self.real(path)
-        with _path_lock(target):  # of a path that was placed already, too: its lock may be left
+        # Also of a path that was placed already: its lock may be left.
+        with _path_lock(target, self.lock_seconds):
             if not os.path.lexists(source):
                 return
             if os.path.lexists(target):
@@ -150,7 +159,7 @@ class StoreFiles:
         """Root single paths, there or not yet, until their generation has a root."""
         for path in paths:
             with usable(self.pending), contextlib.suppress(FileExistsError):
-                (self.pending / storepath.basename(path)).symlink_to(path)
+                _symlink(self.pending / storepath.basename(path), path)
 
     def _sync(self) -> None:
         """Flush the whole file system: 30 times faster than an fsync a file."""
@@ -175,8 +184,16 @@ def swap_symlink(link: Path, target: str) -> None:
     """Point a symlink elsewhere in one step."""
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
+    _symlink(fresh, target)
     fresh.rename(link)
+
+
+def _symlink(link: Path, target: str) -> None:
+    try:
+        link.symlink_to(target)
+    except OSError as error:  # which names the target; the link is what was refused
+        error.filename = error.filename2
+        raise
 
 
 def write_file(file: Path, data: bytes) -> None:
@@ -210,17 +227,25 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _path_lock(target: Path) -> Iterator[None]:
+def _path_lock(target: Path, seconds: float) -> Iterator[None]:
     """Hold Nix's own lock on a store path (nix: src/libstore/pathlocks.cc).
 
     Whoever deletes the lock file writes a byte into it first, so that one who waited on the
     deleted file notices and opens it anew.
     """
-    file = target.with_name(f"{target.name}.lock")
+    file, until = target.with_name(f"{target.name}.lock"), time.monotonic() + seconds
     while True:
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            while not _locked(fd):
+                if time.monotonic() > until:
+                    raise NodeAgentError(
+                        Reason.STORE_UNUSABLE,
+                        f"another process has held {file} for {seconds:g} s, as Nix does while "
+                        f"it makes that path; let it end, or find it with `fuser {file}` and "
+                        "end it if it hangs",
+                    )
+                time.sleep(_LOCK_POLL_SECONDS)
             if os.fstat(fd).st_size:
                 continue
             yield
@@ -229,6 +254,14 @@ def _path_lock(target: Path) -> Iterator[None]:
             return
         finally:
             os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -137,3 +137,17 @@ async def test_what_a_repair_does_not_heal_fails_the_pass_and_stays_shut(
     assert caught.value.reason is Reason.PATH_DAMAGED
     assert "still damaged after a repair (rotten)" in caught.value.message
     assert not bench.is_open
+
+
+async def test_rubbish_that_cannot_be_removed_at_boot_is_told_and_shuts_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: StoreFiles) -> None:
+        raise NodeAgentError(Reason.STORE_UNUSABLE, "it is immutable")
+
+    monkeypatch.setattr(StoreFiles, "clean_displaced", refuse)
+    bench.flow.boot_id = "boot-2"
+    await bench.flow.restore()
+    assert bench.is_open
+    assert bench.flow.report.problem is not None
+    assert bench.flow.report.problem.message == "it is immutable"

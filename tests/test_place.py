@@ -162,6 +162,28 @@ def test_a_path_that_somebody_has_locked_is_waited_for(files: StoreFiles, held: 
     assert files.on_disk() == {path("file")}
 
 
+def test_a_path_that_stays_locked_is_told_and_placed_later(files: StoreFiles, held: int) -> None:
+    hasty, lock = replace(files, lock_seconds=0.1), f"{files.real(path('file'))}.lock"
+    put(NEW, files.staged(path("link")))
+    with pytest.raises(NodeAgentError) as caught:
+        hasty.place([path("link"), path("file")])
+    assert caught.value.reason is Reason.STORE_UNUSABLE
+    assert f"{lock} for 0.1 s" in caught.value.message
+    assert f"`fuser {lock}`" in caught.value.message
+    assert files.on_disk() == {path("link")}
+    fcntl.flock(held, fcntl.LOCK_UN)
+    hasty.place([path("link"), path("file")])
+    assert files.on_disk() == {path("link"), path("file")}
+
+
+def test_a_lock_that_cannot_be_had_is_left_as_it_is(files: StoreFiles, held: int) -> None:
+    with pytest.raises(NodeAgentError):
+        replace(files, lock_seconds=0.0).place([path("file")])
+    lock = Path(f"{files.real(path('file'))}.lock")
+    assert lock.stat().st_ino == os.fstat(held).st_ino
+    assert lock.stat().st_size == 0  # else its holder would be taken for one who is done
+
+
 def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(
     files: StoreFiles, held: int
 ) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nodeagent.names import Phase, Reason
-from nodeagent.report import Problem, Report, Status
+from nodeagent.report import TELLINGS, Problem, Report, Status
 from tests.handmade import NOW
 from tests.statuses import STATUS
 
@@ -53,6 +53,33 @@ def test_another_reason_or_message_is_another_problem(reason: Reason, message: s
     clock.now += timedelta(hours=1)
     report.fail(reason, message)
     assert [one.since for one in problems] == [NOW, clock.now]
+
+
+def test_problems_that_take_turns_are_each_told_once_and_keep_their_age() -> None:
+    report, problems, clock = heard()
+    for _ in range(5):
+        report.fail(Reason.PATH_DAMAGED, "a path is gone")
+        report.fail(Reason.CACHE_UNREACHABLE, "no cache")
+        clock.now += timedelta(hours=1)
+    assert [one.reason for one in problems] == [Reason.PATH_DAMAGED, Reason.CACHE_UNREACHABLE]
+    assert report.problem == problems[1]
+
+
+def test_a_problem_whose_message_keeps_changing_is_told_a_few_times_and_shown_always() -> None:
+    report, problems, clock = heard()
+    for free in range(3 * TELLINGS):
+        report.fail(Reason.DISK_SHORT, f"{free} bytes left")
+    clock.now += timedelta(hours=1)
+    report.fail(Reason.DISK_SHORT, f"{free} bytes left")
+    assert [one.message for one in problems] == [f"{n} bytes left" for n in range(TELLINGS)]
+    assert report.problem is not None
+    assert report.problem.message == f"{3 * TELLINGS - 1} bytes left"
+    assert report.problem.since == NOW
+    report.fail(Reason.PINS_MISSING, "no pins")
+    report.problem = None
+    report.fail(Reason.DISK_SHORT, "1 bytes left")
+    later = [one.reason for one in problems[TELLINGS:]]
+    assert later == [Reason.PINS_MISSING, Reason.DISK_SHORT]
 
 
 def test_a_problem_that_comes_back_is_news() -> None:

@@ -217,7 +217,10 @@ class Flow:
     def _forget_last_boot(self) -> None:
         """No gate of an earlier boot is believed, and no container of it lives any more."""
         self.gates.withdraw_all()
-        self.means.files.clean_displaced()
+        try:
+            self.means.files.clean_displaced()
+        except NodeAgentError as error:  # rubbish that stays must not keep the gates shut
+            self.report.fail(error.reason, error.message)
 
     def _fetch_manifest(self, target: Held, size: int) -> bytes:
         with self._caches(target) as caches:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 import stamina
+import stamina.instrumentation
 import urllib3
 from urllib3 import exceptions
 
@@ -28,6 +29,8 @@ _GONE: Final = frozenset(
     {http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}
 )
 _PASSING: Final = frozenset({408, 425, 429})  # of the 4xx; the others will be the same next time
+
+stamina.instrumentation.set_on_retry_hooks([])  # what came of it is told, once, by who asked
 
 
 class Broken(NodeAgentError):  # noqa: N818 what happened, as its relatives' reasons say

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import stamina.instrumentation
-
 from nodeagent import disk, keys, nar, narinfo, storepath
 from nodeagent.cache import (
     Broken,
@@ -231,7 +229,6 @@ def main() -> None:
     if _agent_is_gone():
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides
-    stamina.instrumentation.set_on_retry_hooks([])
     os.umask(0o022)
     lines, out = sys.stdin.buffer, sys.stdout.buffer
     setup = read_setup(lines.readline())

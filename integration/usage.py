@@ -1,0 +1,29 @@
+"""What a process and a directory take: counted from outside, to see whether it grows."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A process's open files and its RSS in KiB."""
+
+    files: int
+    rss: int
+
+
+def of_process(pid: int) -> Usage:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [rss] = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+    return Usage(len(os.listdir(f"/proc/{pid}/fd")), rss)  # noqa: PTH208 it is counted only
+
+
+def of_directory(place: Path) -> dict[str, int]:
+    """Give every file below a directory with its size; links and directories count nothing."""
+    found = {}
+    for directory, _, names in os.walk(place):
+        for name in names:
+            file = Path(directory, name)
+            found[str(file.relative_to(place))] = file.lstat().st_size
+    return found
