@@ -11,11 +11,11 @@ COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command 'make lock' $(UPGRADE) --group build pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster lint check bench lock clean
+.PHONY: help setup demo test cluster lint check bench bench-cluster lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## Install what is missing (at once when nothing is)
 	@tooling/setup.sh requirements-dev.lock
@@ -47,6 +47,9 @@ cluster: setup ## Make what the test cluster runs: Kubernetes, a base image (10 
 bench: ## Measure the numbers of docs/benchmarks.md (half an hour on a quiet machine)
 	@tooling/setup.sh requirements.lock
 	@$(BIN)/nodeagent bench
+
+bench-cluster: cluster ## Measure a fleet on the test cluster (a quarter of an hour)
+	@$(BIN)/python -m integration.measure
 
 lock: ## Renew the locks (UPGRADE=--upgrade for newer versions)
 	python3 -m venv build/uv

@@ -15,6 +15,7 @@ _HOW: Final = (
     "Made by `make bench`; do not edit. Each ratio compares pairs of runs, one after the other in "
     "one run of the bench, and is their median; lower is better.\n"
 )
+_COMMANDS: Final = {"cluster": "make bench-cluster"}  # where it is not `nodeagent bench`
 _GIB: Final = 1 << 30
 
 
@@ -26,7 +27,8 @@ def render(results: Mapping[str, Sequence[Figure]]) -> str:
         f"Machine: {_machine()}.\n",
     ]
     for bench, figures in results.items():
-        parts += [f"## {bench}\n", f"`nodeagent bench {bench}`\n", _table(figures)]
+        command = _COMMANDS.get(bench, f"nodeagent bench {bench}")
+        parts += [f"## {bench}\n", f"`{command}`\n", _table(figures)]
     parts.append("Where the time goes, and what the limit is: [limits](limits.md).\n")
     return "\n".join(parts)
 
