@@ -4,7 +4,6 @@ No models: a worker must start fast and stay small, and both ends are ours.
 """
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -15,7 +14,8 @@ Message = TypeVar("Message")
 
 def encode(message: "DataclassInstance") -> bytes:
     """Write one line that says which message it is."""
-    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode() + b"\n"
+    fields = {"is": type(message).__name__, **vars(message)}
+    return json.dumps(fields, default=vars).encode() + b"\n"
 
 
 def decode(line: bytes, *kinds: type[Message]) -> Message:

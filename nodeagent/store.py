@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,13 +110,16 @@ class StoreFiles:
         """Say where a store path waits, unpacked and whole, to be placed."""
         return self.staging / storepath.basename(path)
 
-    def clean_staging(self, wanted: Iterable[str]) -> None:
-        """Remove what an earlier pass left half-done or nobody wants any more."""
-        keep = {storepath.basename(path) for path in wanted}
+    def clean_staging(self, wanted: Iterable[str]) -> set[str]:
+        """Remove what an earlier pass left half-done or nobody wants; give what it finished."""
+        keep, staged = {storepath.basename(path): path for path in wanted}, set[str]()
         with usable(self.staging):
             for entry in list(os.scandir(self.staging)):
-                if entry.name not in keep:
+                if entry.name in keep:
+                    staged.add(keep[entry.name])
+                else:
                     remove(Path(entry.path))
+        return staged
 
     def clean_displaced(self) -> None:
         """Remove displaced trees; only right after a boot, when no container can hold one."""
@@ -143,7 +147,9 @@ class StoreFiles:
         source, target = self.staged(path), self.real(path)
         # Also of a path that was placed already: its lock may be left.
         with _path_lock(target, self.lock_seconds):
-            if not os.path.lexists(source):
+            try:
+                staged = source.lstat()
+            except FileNotFoundError:
                 return
             if os.path.lexists(target):
                 _exchange(source, target)
@@ -152,7 +158,7 @@ class StoreFiles:
                 source.rename(self.displaced / name)
             else:
                 source.rename(target)
-            if not target.is_symlink() and target.is_dir():  # a link may lead anywhere
+            if stat.S_ISDIR(staged.st_mode):
                 target.chmod(nar.DIRECTORY_MODE)
 
     def root_pending(self, paths: Iterable[str]) -> None:

@@ -7,10 +7,10 @@ waits in staging for the next pass.
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -67,6 +67,26 @@ class Tally:
 
 
 @dataclass
+class _Given:
+    """What a worker was given and is not done with: one large path, or several small ones."""
+
+    steps: deque[Step] = field(default_factory=deque)
+    bytes: int = 0
+
+    def has_room(self, step: Step) -> bool:
+        return not self.steps or self.bytes + step.info.nar_size <= AHEAD_BYTES
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+        self.bytes += step.info.nar_size
+
+    def next(self) -> Step:
+        step = self.steps.popleft()
+        self.bytes -= step.info.nar_size
+        return step
+
+
+@dataclass
 class _Pass:
     plan: Plan
     means: Means
@@ -74,6 +94,8 @@ class _Pass:
     tally: Tally
     todo: deque[Step]
     registered: set[str]
+    staged: set[str] = field(default_factory=set)
+    there: set[str] = field(default_factory=set)
     finished: dict[str, tuple[Step, Done]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,11 +122,13 @@ async def realise(
     One path's failure does not stop the others; an unreachable cache, an unusable store or a
     full disk does. A plan for which there is no room is not begun.
     """
-    run = _Pass(todo, means, index, tally, deque(todo.steps), set(todo.kept))
-    await asyncio.to_thread(means.files.clean_staging, [step.path for step in todo.steps])
-    await asyncio.to_thread(_require_room, todo, means.files)
+    files, wanted = means.files, [step.path for step in todo.steps]
+    staged = await asyncio.to_thread(files.clean_staging, wanted)
+    _require_room(todo, files, staged)
     if means.nix.daemon is not None:
         return await _through_daemon(todo, means, tally)
+    run = _Pass(todo, means, index, tally, deque(todo.steps), set(todo.kept), staged)
+    run.there = await asyncio.to_thread(files.on_disk)
     async with asyncio.TaskGroup() as tasks:
         committer = tasks.create_task(_commit_forever(run), name="commit")
         async with asyncio.TaskGroup() as pool:
@@ -127,9 +151,8 @@ async def _through_daemon(todo: Plan, means: Means, tally: Tally) -> tuple[Failu
     return tuple(Failure(path, one.reason, one.message) for path, one in refused.items())
 
 
-def _require_room(todo: Plan, files: StoreFiles) -> None:
+def _require_room(todo: Plan, files: StoreFiles, staged: AbstractSet[str]) -> None:
     """Refuse to begin what cannot end: nothing was fetched yet."""
-    staged = {step.path for step in todo.steps if os.path.lexists(files.staged(step.path))}
     needed, free = plan.need(todo, staged), disk.free(files.staging)
     if not plan.fits(needed, free):
         raise NodeAgentError(
@@ -143,26 +166,24 @@ async def _work(run: _Pass) -> None:
     """Feed one worker until nothing is left to do; a worker that dies is replaced."""
     while run.todo and not run.given_up:
         async with process.started(run.means.worker, stderr=None) as child:
-            given = deque[Step]()
+            given = _Given()
             assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
             child.stdin.write(encode(run.setup))
             while _feed(run, child.stdin, given) and not run.given_up:
                 with contextlib.suppress(ConnectionError):
                     await child.stdin.drain()
-                if not await _one(run, child, given.popleft()):
-                    run.todo.extendleft(reversed(given))  # it died before it came to them
+                if not await _one(run, child, given.next()):
+                    run.todo.extendleft(reversed(given.steps))  # it died before it came to them
                     break
 
 
-def _feed(run: _Pass, stdin: asyncio.StreamWriter, given: deque[Step]) -> deque[Step]:
-    """Keep a worker supplied: with one large path, or several small ones."""
-    waiting = sum(step.info.nar_size for step in given)
-    while run.todo and (not given or waiting + run.todo[0].info.nar_size <= AHEAD_BYTES):
+def _feed(run: _Pass, stdin: asyncio.StreamWriter, given: _Given) -> bool:
+    """Keep a worker supplied; tell if it has anything to do."""
+    while run.todo and given.has_room(run.todo[0]):
         step = run.todo.popleft()
         stdin.write(encode(_job(run, step)))
-        given.append(step)
-        waiting += step.info.nar_size
-    return given
+        given.add(step)
+    return bool(given.steps)
 
 
 async def _one(run: _Pass, child: asyncio.subprocess.Process, step: Step) -> bool:
@@ -211,8 +232,10 @@ def _job(run: _Pass, step: Step) -> Job:
         if location
         else None
     )
-    found = files.staged(step.path)
-    if not os.path.lexists(found):
+    found = None
+    if step.path in run.staged:
+        found = files.staged(step.path)
+    elif step.path in run.there:
         found = files.real(step.path)
     return Job(
         path=step.path,
@@ -220,7 +243,7 @@ def _job(run: _Pass, step: Step) -> Job:
         nar_size=step.info.nar_size,
         references=step.info.references,
         where=where,
-        found=str(found) if os.path.lexists(found) else None,
+        found=str(found) if found else None,
     )
 
 
