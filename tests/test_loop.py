@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 
 from nodeagent import log, promote
-from nodeagent.agent.loop import Loop
+from nodeagent.agent.loop import Labels, Loop
 from nodeagent.config import AgentSettings
 from nodeagent.errors import NodeAgentError
 from nodeagent.keys import parse_public
@@ -36,8 +37,11 @@ class StandInFlow:
 
 def make(tmp_path: Path, *steps: Exception | None) -> tuple[Loop, Any]:
     pins = tmp_path / "pins.json"
-    promotion = Promotion(manifest(Item(path("ds"))), "ml", "stable", ["main"], timedelta(days=1))
-    promote.promote(pins, promotion, RELEASE_KEY, datetime.now(UTC))
+    for channel in ("stable", "canary"):
+        promotion = Promotion(
+            manifest(Item(path("ds"))), "ml", channel, ["main"], timedelta(days=1)
+        )
+        promote.promote(pins, promotion, RELEASE_KEY, datetime.now(UTC))
     flow: Any = StandInFlow(tmp_path / "state", *steps)
     settings = AgentSettings(pins=pins, retry_seconds=1.0, retry_max_seconds=3.0)
     return Loop(
@@ -104,3 +108,77 @@ async def test_news_ends_the_wait(tmp_path: Path) -> None:
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait([running])
+
+
+def says(**labels: str) -> Labels:
+    """Make up a node's labels: `channel` and others."""
+
+    async def tell() -> Mapping[str, str]:
+        return {f"nodeagent.dev/{name}": value for name, value in labels.items()}
+
+    return tell
+
+
+async def no_answer() -> None:
+    """Stand for an API server that is away."""
+
+
+@pytest.mark.usefixtures("owned")
+async def test_the_channel_is_the_one_of_the_nodes_label(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    for labels, channel in ((says(channel="canary"), "canary"), (says(ready="true"), "stable")):
+        loop.labels = labels
+        await loop.turn()
+        assert flow.brought.pop().channel == loop.node.channel == channel
+
+
+@pytest.mark.usefixtures("owned")
+async def test_a_label_that_changes_moves_the_node_at_the_next_turn(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    for channel in ("stable", "canary", "stable"):
+        loop.labels = says(channel=channel)
+        await loop.turn()
+    assert [held.channel for held in flow.brought] == ["stable", "canary", "stable"]
+
+
+@pytest.mark.usefixtures("owned")
+async def test_a_channel_that_nobody_promoted_to_is_a_problem(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    loop.labels = says(channel="nobody")
+    await loop.turn()
+    assert flow.report.problem.reason is Reason.CHANNEL_UNKNOWN
+    assert (flow.report.phase, flow.brought) == (Phase.WAITING, [])
+
+
+@pytest.mark.usefixtures("owned")
+async def test_without_an_answer_a_node_keeps_the_channel_it_had(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    loop.labels = says(channel="canary")
+    await loop.turn()
+    flow.ledger.publish(flow.brought[0], "boot")
+    restarted, flow = make(tmp_path)
+    restarted.labels = no_answer
+    async with flow.ledger.owned(lambda: None):
+        await restarted.turn()
+    assert [held.channel for held in flow.brought] == ["canary"]
+
+
+@pytest.mark.usefixtures("owned")
+async def test_without_an_answer_a_new_node_takes_no_default(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    loop.labels = no_answer
+    await loop.turn()
+    assert loop.pause() == loop.settings.retry_seconds  # nobody tells when it is back
+    assert flow.report.problem.reason is Reason.API_UNREACHABLE
+    assert (flow.report.phase, flow.brought) == (Phase.WAITING, [])
+    loop.labels = says(channel="canary")
+    await loop.turn()
+    assert [held.channel for held in flow.brought] == ["canary"]
+    assert flow.report.problem is None
+
+
+@pytest.mark.usefixtures("owned")
+async def test_outside_a_cluster_the_channel_is_the_one_that_was_set(tmp_path: Path) -> None:
+    loop, flow = make(tmp_path)
+    await loop.turn()
+    assert [held.channel for held in flow.brought] == ["stable"]

@@ -200,7 +200,7 @@ def test_the_table_of_nodes_fits_120_columns() -> None:
         "Published": digest12(RELEASE),
         "Channel": "canary",
         "Reason": max(Reason, key=len),
-        "Seen": "119s",
+        "Changed": "119s",
         "Age": "119d",
     }
     shown = [one["name"] for one in VERSION["additionalPrinterColumns"] if not one.get("priority")]

@@ -2,13 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.names import Reason
-from nodeagent.readiness import Check, Evidence, is_ready, judge
+from nodeagent.names import LABEL_PROFILE_PREFIX, LABEL_READY, Reason
+from nodeagent.readiness import Check, Evidence, condition, is_ready, judge, labels
 
 PATHS = ["/nix/store/a", "/nix/store/b", "/nix/store/c", "/nix/store/d", "/nix/store/e"]
 PROBLEM = (Reason.CACHE_UNREACHABLE, "cache main gave nothing")
 LISTS = st.lists(st.sampled_from(PATHS), unique=True)
 PROBLEMS = st.sampled_from([None, PROBLEM])
+PROFILES = st.frozensets(st.sampled_from(["a", "b", "c", "d"]))
+HELD = st.frozensets(
+    st.sampled_from([LABEL_READY, *(f"{LABEL_PROFILE_PREFIX}{name}" for name in "abcdef")])
+)
 EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS)
 
 
@@ -95,3 +99,97 @@ def test_every_check_is_there_and_says_why_it_failed(evidence: Evidence) -> None
     assert [one.name for one in checks] == ["generation", "store", "gates", "conflicts", "pass"]
     for one in checks:
         assert one.ok == (one.reason is None) == (not one.message)
+
+
+@given(EVIDENCE)
+def test_the_condition_is_the_checks_that_pods_depend_on(evidence: Evidence) -> None:
+    checks = judge(evidence)
+    found = condition(checks, "release 7")
+    failed = [one for one in checks if one.needed and not one.ok]
+    assert found.ready is is_ready(checks)
+    assert found.reason == (failed[0].reason if failed else "Published")
+    assert all(one.message in found.message for one in failed)
+
+
+def test_a_ready_condition_names_the_release_and_what_to_look_at() -> None:
+    assert condition(judge(Evidence(published=True)), "it").message == "it is published"
+    noted = Evidence(published=True, conflicts=PATHS, problem=PROBLEM)
+    found = condition(judge(noted), "it")
+    assert found.message == "it is published; but see CacheUnreachable, PathConflict"
+
+
+@given(EVIDENCE, st.text())
+def test_a_ready_condition_does_not_change_with_the_wording(evidence: Evidence, text: str) -> None:
+    other = Evidence(published=True, conflicts=evidence.conflicts, problem=(PROBLEM[0], text))
+    same = Evidence(published=True, conflicts=evidence.conflicts[::-1], problem=PROBLEM)
+    assert condition(judge(other), "it") == condition(judge(same), "it")
+
+
+def label(*profiles: str) -> set[str]:
+    return {f"{LABEL_PROFILE_PREFIX}{name}" for name in profiles}
+
+
+def test_a_node_gets_a_label_for_each_profile_and_one_for_all() -> None:
+    assert labels(set(), {"a", "b"}, set(), removable=False) == {LABEL_READY, *label("a", "b")}
+
+
+def test_a_node_that_never_had_a_whole_profile_gets_no_label() -> None:
+    for removable in (True, False):
+        assert labels(set(), set(), set(), removable=removable) == set()
+        assert labels(set(), {"a"}, {"a"}, removable=removable) == set()
+
+
+def test_a_lost_profile_takes_its_label_and_the_last_one_takes_ready() -> None:
+    held = {LABEL_READY, *label("a", "b")}
+    assert labels(held, {"a", "b"}, {"a"}, removable=True) == {LABEL_READY, *label("b")}
+    assert labels(held, {"a", "b"}, {"a", "b"}, removable=True) == set()
+
+
+@given(HELD, PROFILES, PROFILES, st.booleans())
+def test_no_label_goes_but_those_of_lost_profiles(
+    held: frozenset[str], published: frozenset[str], some: frozenset[str], removable: bool
+) -> None:
+    lost = some & published
+    gone = held - labels(held, published, lost, removable=removable)
+    assert gone - {LABEL_READY} <= label(*lost)
+    assert LABEL_READY not in gone or (lost and lost == published)
+
+
+@given(HELD, PROFILES, PROFILES)
+def test_no_label_goes_before_it_may(
+    held: frozenset[str], published: frozenset[str], some: frozenset[str]
+) -> None:
+    lost = some & published
+    kept = labels(held, published, lost, removable=False)
+    assert kept >= held
+    assert kept >= labels(held, published, lost, removable=True)
+
+
+@given(HELD, PROFILES)
+def test_without_a_loss_no_label_ever_goes(held: frozenset[str], published: frozenset[str]) -> None:
+    found = labels(held, published, frozenset(), removable=True)
+    assert found == held | label(*published) | ({LABEL_READY} if published else set())
+
+
+@given(HELD, PROFILES, PROFILES, st.booleans())
+def test_labels_that_are_as_they_shall_be_stay(
+    held: frozenset[str], published: frozenset[str], some: frozenset[str], removable: bool
+) -> None:
+    lost = some & published
+    once = labels(held, published, lost, removable=removable)
+    assert labels(once, published, lost, removable=removable) == once
+
+
+@given(HELD, HELD, PROFILES, PROFILES, PROFILES, st.booleans())
+def test_who_has_more_keeps_more(
+    held: frozenset[str],
+    more_held: frozenset[str],
+    published: frozenset[str],
+    more_published: frozenset[str],
+    some: frozenset[str],
+    removable: bool,
+) -> None:
+    lost = some & published
+    less = labels(held, published, lost, removable=removable)
+    more = labels(held | more_held, published | more_published, lost, removable=removable)
+    assert less <= more

@@ -108,6 +108,28 @@ def test_a_new_conflict_is_told_once() -> None:
     assert report.problem is None  # nothing went wrong: the path stays as it is
 
 
+def test_each_phase_and_each_new_problem_may_have_something_to_tell() -> None:
+    calls: list[Phase] = []
+    report = Report()
+    report.on_change = lambda: calls.append(report.phase)
+    report.enter(Phase.PLANNING)
+    assert calls == [Phase.PLANNING]
+    for _ in range(2):
+        report.fail(Reason.PINS_MISSING, "no pins")
+    assert len(calls) == 2
+    report.fail(Reason.PINS_MISSING, "still none")
+    assert len(calls) == 3
+
+
+def test_a_problem_is_there_when_a_change_is_announced() -> None:
+    seen: list[Problem | None] = []
+    report = Report()
+    report.on_change = lambda: seen.append(report.problem)
+    report.fail(Reason.PINS_MISSING, "no pins")
+    assert report.problem is not None
+    assert seen == [report.problem]
+
+
 def pouring(total: int = 1000) -> Report:
     report = Report(phase=Phase.POURING)
     report.pouring(total, 10, now=100.0)

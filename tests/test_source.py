@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from watchfiles import Change
 
 from nodeagent import pins, release, source
 from nodeagent.cache import Cache
@@ -14,6 +15,7 @@ from nodeagent.release import Index, Location
 from tests.handmade import ITEM, CacheFiles, Item, digest, index_of, manifest, path, seal
 from tests.handmade import pins as pinned
 
+Matters = Callable[[Change, str], bool]
 PINS = pinned(stable=Channel(current=seal(7)))
 MANIFEST = manifest(Item(path("ds")))
 DIGEST = release.digest_of(MANIFEST)
@@ -138,9 +140,9 @@ def test_a_broken_index_is_as_none(tmp_path: Path, data: bytes) -> None:
 class Watched:
     """A directory under watch; `change` waits for the next call."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, matters: Matters | None = None) -> None:
         self.news = asyncio.Event()
-        self.task = asyncio.create_task(source.watch(file.parent, self.news.set))
+        self.task = asyncio.create_task(source.watch(file.parent, self.news.set, matters))
 
     async def change(self, act: Callable[[], object]) -> None:
         self.news.clear()
@@ -153,6 +155,7 @@ class Watched:
         for knock in range(200):
             (directory / f"knock-{knock}").touch()
             await asyncio.sleep(0.05)
+            (directory / f"knock-{knock - 1}").unlink(missing_ok=True)
             if self.news.is_set():
                 return
         pytest.fail("nothing was heard in ten seconds")
@@ -205,6 +208,39 @@ async def test_a_directory_that_comes_later_is_looked_for(tmp_path: Path) -> Non
     await watched.started(directory)
     await asyncio.sleep(0.2)
     await watched.change((directory / "pins.json").touch)
+    await watched.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "lost"),
+    [
+        (Change.deleted, path("ds"), True),
+        (Change.deleted, f"{path('ds')}.lock", False),
+        (Change.added, path("ds"), False),
+        (Change.modified, path("ds"), False),
+    ],
+)
+def test_only_what_is_deleted_may_be_a_loss(change: Change, name: str, lost: bool) -> None:
+    assert source.is_loss(change, name) is lost
+
+
+async def test_a_store_path_that_goes_wakes_us_and_one_that_comes_does_not(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name in ("there", "moved"):
+        (store / name).mkdir(parents=True)
+    watched = Watched(store / "x", source.is_loss)
+    await watched.started(store)
+    await asyncio.sleep(0.2)
+    watched.news.clear()
+    (store / "new.lock").touch()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new").rename(store / "new")
+    (store / "there/inside").touch()
+    (store / "new.lock").unlink()
+    await asyncio.sleep(0.2)
+    assert not watched.news.is_set()
+    await watched.change((store / "moved").rmdir)
+    await watched.change(lambda: (store / "new").rename(tmp_path / "taken"))
     await watched.stop()
 
 

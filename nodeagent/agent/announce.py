@@ -20,7 +20,7 @@ from nodeagent.agent.view import AgentView
 from nodeagent.errors import NodeAgentError
 from nodeagent.kube import Event, Seen
 from nodeagent.metrics import Metrics
-from nodeagent.names import SETTLED, Phase
+from nodeagent.names import SETTLED, Phase, Reason
 from nodeagent.readiness import Condition
 from nodeagent.report import Problem, Status, Target
 
@@ -54,8 +54,9 @@ class Announcer:
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _untold: deque[Event] = field(default_factory=lambda: deque(maxlen=20))
     _published: Target | None = None
-    _told: Mapping[str, Any] = field(default_factory=dict)
+    _told: Mapping[str, Any] | None = None
     _told_at: datetime | None = None
+    _sure: bool = False  # that Node and NodeStore are as we know them
     _busy_since: datetime | None = None
     _trouble: str = ""
 
@@ -87,7 +88,7 @@ class Announcer:
                 failures, self._trouble = 0, ""
             except NodeAgentError as error:
                 self._note(error)
-                failures, self._told_at = failures + 1, None
+                failures, self._sure = failures + 1, False
                 due = timedelta()
                 await asyncio.sleep(min(RETRY_SECONDS * 2 ** (failures - 1), RETRY_MAX_SECONDS))
             await asyncio.sleep(GATHER_SECONDS)
@@ -100,14 +101,13 @@ class Announcer:
         status, checks = await self.view.status(), await self.view.checks()
         condition = readiness.condition(checks, _name(status.published))
         seen = self._seen
-        if seen is None or self._told_at is None or self.clock() - seen.told >= HEARTBEAT:
-            seen = await self._look()
-            await self.store.own(seen.uid)
+        if seen is None or not self._sure or self._age(seen) >= HEARTBEAT:
+            seen = await self._look_at_both()
         due = min(
             await self._tell_condition(seen, condition),
             await self._tell_store(status, condition),
         )
-        await self._label(seen, status)
+        await self._label(seen, status, condition)
         if self.startup_taint and condition.ready:
             await self.node.untaint(await self._look())
             self.startup_taint = False
@@ -118,9 +118,21 @@ class Announcer:
         self._seen = await self.node.look()
         return self._seen
 
+    async def _look_at_both(self) -> Seen:
+        """Find out what others changed, and whose the NodeStore is."""
+        seen = await self._look()
+        self._told = await self.store.look(seen.uid)
+        if self._told is None:
+            await self.store.own(seen.uid)
+        self._sure = True
+        return seen
+
+    def _age(self, seen: Seen) -> timedelta:
+        """Say how old the last heartbeat is; one from the future was told by a wrong clock."""
+        return abs(self.clock() - seen.told)
+
     async def _tell_condition(self, seen: Seen, condition: Condition) -> timedelta:
-        now, old = self.clock(), seen.condition
-        age = now - seen.told
+        now, old, age = self.clock(), seen.condition, self._age(seen)
         patience = _patience(old, condition)
         if age < patience:
             return patience - age
@@ -133,24 +145,29 @@ class Announcer:
 
     async def _tell_store(self, status: Status, condition: Condition) -> timedelta:
         now, told = self.clock(), kube.describe(status, condition)
-        if told == self._told and self._told_at is not None:
-            self._busy_since = None
-            return HEARTBEAT
-        if status.phase not in SETTLED and _essence(told) == _essence(self._told):
-            self._busy_since = self._busy_since or now
-            at = max(self._busy_since + BRIEF, (self._told_at or now) + WORKING)
-            if now < at and self._told_at is not None:
+        works = status.phase not in SETTLED
+        self._busy_since = (self._busy_since or now) if works else None
+        again = WORKING if works else HEARTBEAT
+        if told == self._told:
+            return again
+        if self._busy_since is not None and _essence(told) == _essence(self._told or {}):
+            at = self._busy_since + BRIEF
+            if self._told_at is not None:
+                at = max(at, self._told_at + WORKING)
+            if now < at:
                 return at - now
         await self.store.tell(dict(told), now)
         self._told, self._told_at = told, now
-        return HEARTBEAT if status.phase in SETTLED else WORKING
+        return again
 
-    async def _label(self, seen: Seen, status: Status) -> None:
+    async def _label(self, seen: Seen, status: Status, condition: Condition) -> None:
         seen = self._seen or seen
         published, lost = await asyncio.to_thread(self.view.profiles)
         wanted = readiness.labels(seen.ours, published, lost, removable=False)
         without = readiness.labels(seen.ours, published, lost, removable=True)
-        if wanted != without and status.phase is Phase.RETRYING and not await self.node.in_use():
+        # What was lost since the condition was judged has to wait for the next one.
+        unmended = status.phase is Phase.RETRYING and not condition.ready
+        if wanted != without and unmended and not await self.node.in_use():
             wanted = without
         if wanted != seen.ours:
             await self.node.label(wanted)
@@ -171,8 +188,10 @@ class Announcer:
     def _note(self, error: NodeAgentError) -> None:
         """Log trouble with the API server once, however often it comes."""
         self.metrics.refused(error.reason)
-        if error.message != self._trouble:
-            self._trouble = error.message
+        away = error.reason is Reason.API_UNREACHABLE  # then each request fails in its own words
+        trouble = str(error.reason) if away else error.message
+        if trouble != self._trouble:
+            self._trouble = trouble
             self.logger.warning(error.message, reason=error.reason)
 
 

@@ -64,7 +64,9 @@ class Loop:
             report.wanted = _target(target)
         elif held is not None:
             target, size = held, 0
-        else:
+        else:  # nobody wakes us when the API server is back
+            away = wanted.reason is Reason.API_UNREACHABLE
+            self._failures = self._failures + 1 if away else 0
             report.enter(Phase.WAITING)
             return
         result = await self._pass(self._bring(wanted, target, size), target)

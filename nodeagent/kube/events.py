@@ -16,7 +16,7 @@ NAMESPACE: Final = "default"  # where events about objects without a namespace b
 AGAIN: Final = timedelta(hours=1)
 MOST: Final = 10  # in any MINUTES
 MINUTES: Final = timedelta(minutes=10)
-MAX_MESSAGE: Final = 1000  # the API server takes 1,024 bytes
+MAX_MESSAGE: Final = 1000  # characters: what is longer nobody reads in a list
 
 
 def _utc_now() -> datetime:

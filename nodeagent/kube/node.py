@@ -42,9 +42,11 @@ class Seen:
 
     @property
     def ours(self) -> frozenset[str]:
-        """List the labels that only agents set."""
+        """List the labels that only agents set, and that are as they set them."""
         return frozenset(
-            key for key in self.labels if key == LABEL_READY or key.startswith(LABEL_PROFILE_PREFIX)
+            key
+            for key, value in self.labels.items()
+            if value == "true" and (key == LABEL_READY or key.startswith(LABEL_PROFILE_PREFIX))
         )
 
 

@@ -11,6 +11,7 @@ from nodeagent.release import digest12
 from nodeagent.report import Status, Target
 
 _PATH: Final = f"/apis/{NODE_STORE_VERSION}/nodestores"
+_SEEN: Final = "observedAt"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,16 @@ class NodeStore:
 
     api: Api
     name: str
+
+    async def look(self, node_uid: str) -> dict[str, Any] | None:
+        """Read what was told; None if it is not there or belongs to an earlier Node."""
+        found = await self.api.get(_PATH, field_selector=f"metadata.name={self.name}")
+        for one in found["items"]:
+            owners = {owner["uid"] for owner in one["metadata"].get("ownerReferences", ())}
+            if node_uid in owners:
+                told = one.get("status", {})
+                return {key: value for key, value in told.items() if key != _SEEN}
+        return None
 
     async def own(self, node_uid: str) -> None:
         """Make it if it is not there: it goes when its Node goes."""
@@ -29,7 +40,7 @@ class NodeStore:
 
     async def tell(self, status: dict[str, Any], now: datetime) -> None:
         """Write the status, seen now."""
-        told = status | {"observedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        told = status | {_SEEN: now.strftime("%Y-%m-%dT%H:%M:%SZ")}
         await self.api.apply(f"{_PATH}/{self.name}/status", self._object(status=told))
 
     def _object(self, metadata: dict[str, Any] | None = None, **fields: object) -> dict[str, Any]:
