@@ -11,7 +11,7 @@ COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command 'make lock' $(UPGRADE) --group build pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster lint check bench bench-cluster lock clean
+.PHONY: help setup demo test cluster image lint check bench bench-cluster lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -43,6 +43,9 @@ check: lint ## The inner loop: lint and the fast tests
 
 cluster: setup ## Make what the test cluster runs: Kubernetes, a base image (10 minutes, once)
 	@$(BIN)/python -m integration.cluster build
+
+image: ## Make the agent's image, build/nodeagent.tar (as root, with mmdebstrap)
+	@daemonset/image/build.sh build/nodeagent.tar
 
 bench: ## Measure the numbers of docs/benchmarks.md (half an hour on a quiet machine)
 	@tooling/setup.sh requirements.lock

@@ -32,7 +32,7 @@ apt_install() {
 cluster_lacks() {
     [ ! -e /usr/lib/cni/ptp ] || (
         PATH=$PATH:/usr/sbin
-        missing runc iptables nft ip nsenter unshare mmdebstrap
+        missing runc iptables nft ip nsenter unshare mmdebstrap buildah
     )
 }
 
@@ -40,7 +40,7 @@ if missing nix patchelf; then apt_install nix-bin patchelf; fi
 
 # Only root can run it, and its tests say why they are skipped: to lack it stops nobody.
 if [ "$lock" = requirements-dev.lock ] && [ "$(id -u)" = 0 ] && ! missing apt-get && cluster_lacks; then
-    apt_install runc containernetworking-plugins iptables nftables iproute2 util-linux mmdebstrap
+    apt_install runc containernetworking-plugins iptables nftables iproute2 util-linux mmdebstrap buildah
 fi
 
 # The development lock is a superset of the other, so what it filled serves both.
