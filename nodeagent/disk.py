@@ -10,7 +10,7 @@ from typing import Final
 
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
-from nodeagent.plan import Space
+from nodeagent.space import Space
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL_TOLD: Final = re.compile("no space left|disk is full|quota exceeded", re.IGNORECASE)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.release import PathInfo, System, references_first
+from nodeagent.space import MIB, Space
 
 RESERVE: Final = 16 << 20  # Bytes: the database and its journal grow, too.
 MARGIN: Final = 8  # An eighth more than the NARs: files fill whole blocks.
 INODES_PER_PATH: Final = 2  # Its top and its root.
-_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,6 @@ class Plan:
     def bytes(self) -> int:
         """Bytes to bring."""
         return sum(step.info.nar_size for step in self.steps)
-
-
-@dataclass(frozen=True)
-class Space:
-    """Room on a file system; `inodes` is None where it does not count them."""
-
-    bytes: int
-    inodes: int | None
-
-    def __str__(self) -> str:
-        inodes = "" if self.inodes is None else f", {self.inodes} inodes"
-        return f"{self.bytes // _MIB} MiB{inodes}"
 
 
 def diff(
@@ -85,7 +73,7 @@ def need(plan: Plan, staged: AbstractSet[str]) -> Space:
     if not todo:
         return Space(0, 0)
     size = sum(step.info.nar_size for step in todo)
-    whole = -(-(size + size // MARGIN + RESERVE) // _MIB) * _MIB  # as it is shown
+    whole = -(-(size + size // MARGIN + RESERVE) // MIB) * MIB  # as it is shown
     return Space(whole, INODES_PER_PATH * len(todo))
 
 

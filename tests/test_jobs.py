@@ -1,9 +1,11 @@
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,3 +127,13 @@ async def test_ctrl_c_is_the_agents_business(scratch: Path) -> None:
         worker.send(ITEM.job(where))
         assert await worker.answer() == Done(where.sigs, fetched=True)
         assert await worker.end() == 0
+
+
+LOADED = "import sys, nodeagent.{}.worker; print('pydantic' in sys.modules)"
+
+
+@pytest.mark.parametrize("kind", ["realise", "verify", "bake"])
+async def test_a_worker_starts_light(kind: str) -> None:
+    """Each worker loads it in each pass: models alone take a fifth of a second."""
+    done = await process.run([sys.executable, "-c", LOADED.format(kind)], timeout=20)
+    assert (done.code, done.stdout) == (0, b"False\n")

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent import plan
-from nodeagent.plan import Plan, Space, Step
+from nodeagent.plan import Plan, Step
 from nodeagent.release import PathInfo, System
+from nodeagent.space import Space
 from tests import graphs
 
 OTHER_HASH = graphs.info(255).nar_hash

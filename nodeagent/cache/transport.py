@@ -36,11 +36,11 @@ class Transport:
         self.netrc = Netrc(self.access.netrc)
         self.throttle = Throttle(self.access.bytes_per_second)
         self._proxies: dict[tuple[str, str], str | None] = {}
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, str | None], urllib3.PoolManager] = {}
 
     def get(self, address: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask once; the body is not read yet. Raises urllib3's HTTPError."""
-        return self._manager(self._proxy(address)).request(
+        return self._manager(address).request(
             "GET",
             address,
             headers=headers,
@@ -78,20 +78,21 @@ class Transport:
         context.sslsocket_class = TlsSocket
         return context
 
-    def _manager(self, proxy: str | None) -> urllib3.PoolManager:
-        if proxy not in self._managers:
-            self._managers[proxy] = self._make(proxy)
-        return self._managers[proxy]
+    def _manager(self, address: str) -> urllib3.PoolManager:
+        kind = urlsplit(address).scheme, self._proxy(address)
+        if kind not in self._managers:
+            self._managers[kind] = self._make(*kind)
+        return self._managers[kind]
 
-    def _make(self, proxy: str | None) -> urllib3.PoolManager:
+    def _make(self, scheme: str, proxy: str | None) -> urllib3.PoolManager:
         timeout = urllib3.Timeout(
             connect=self.access.connect_seconds, read=self.access.stall_seconds
         )
         manager: urllib3.PoolManager
         if proxy is None:
-            manager = urllib3.PoolManager(
-                maxsize=_CONNECTIONS, timeout=timeout, ssl_context=self._trust
-            )
+            # To read what the system trusts takes longer than many a file: only where TLS is.
+            trust = self._trust if scheme == "https" else None
+            manager = urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=timeout, ssl_context=trust)
         else:
             credentials, at, _ = urlsplit(proxy).netloc.rpartition("@")
             manager = urllib3.ProxyManager(
