@@ -9,6 +9,10 @@ import pytest
 
 from integration.cluster import Cluster, host, images
 from integration.cluster.binaries import binaries
+from integration.fleet import Fleet
+from integration.fleet_users import Users
+from integration.image import agent_image
+from integration.site import Site
 
 NODES = 3
 
@@ -35,14 +39,20 @@ def cluster_host(pytestconfig: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def cluster_images(cluster_host: None) -> Sequence[Path]:
     """Give the image archives (OCI) that every node has; last what changes often."""
-    return [images.base_image()]
+    return [images.base_image(), agent_image()]
 
 
 @pytest.fixture(scope="session")
 def cluster(
     cluster_host: None, cluster_images: Sequence[Path], pytestconfig: pytest.Config
 ) -> Iterator[Cluster]:
-    """Give a cluster of three nodes, shared by the whole run: a test cleans up after itself."""
+    """Give a cluster of three nodes, shared by the whole run: a test cleans up after itself.
+
+    `NODEAGENT_TEST_CLUSTER=2`, say, takes the one of that number, that somebody has left up.
+    """
+    if kept := os.environ.get("NODEAGENT_TEST_CLUSTER"):
+        yield _kept(int(kept), cluster_images)
+        return
     shared = Cluster()
     with _uncaptured(pytestconfig):
         shared.up(NODES, cluster_images)
@@ -50,6 +60,47 @@ def cluster(
         yield shared
     finally:
         shared.down()
+
+
+@pytest.fixture(scope="session")
+def bare_fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Give what a fleet lives from; its agents are installed or not."""
+    fleet = Fleet(cluster, Site(tmp_path_factory.mktemp("fleet")))
+    fleet.first = fleet.release(fleet.site.closure())
+    with fleet.served():
+        fleet.remove()  # from a cluster that somebody has left up
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def fleet(bare_fleet: Fleet) -> Fleet:
+    """Give the agents of the shared cluster, ready with release `fleet.first`: leave them so."""
+    if not bare_fleet.is_installed():
+        bare_fleet.install()
+        bare_fleet.bring(bare_fleet.first)
+    return bare_fleet
+
+
+@pytest.fixture(scope="session")
+def users_namespace(bare_fleet: Fleet) -> Iterator[Users]:
+    users = Users(bare_fleet)
+    users.make()
+    yield users
+    users.remove()
+
+
+@pytest.fixture
+def users(users_namespace: Users) -> Iterator[Users]:
+    """Give the means to make pods that live from a node's store; what is made goes."""
+    yield users_namespace
+    users_namespace.clear()
+
+
+def _kept(number: int, archives: Sequence[Path]) -> Cluster:
+    cluster = Cluster(number)
+    assert cluster.is_kept, f"no cluster {number} is up; `python -m integration.cluster up`"
+    cluster.load(archives[-1:])
+    return cluster
 
 
 def _uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:

@@ -7,48 +7,57 @@ ConfigMaps of their own, then pins. What a test breaks it breaks on a node or in
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from integration.closures import Closure
-from integration.cluster import Cluster
+from integration.fleet_cache import CacheServer
+from integration.fleet_look import AGENTS, NAMESPACE, Look, condition, ours
 from integration.image import NAME
-from integration.site import FLEET, Site
-from nodeagent import __version__, names, release
+from integration.site import FLEET, SYSTEM, Site
+from nodeagent import __version__, names, store
+
+__all__ = ["AGENTS", "IMAGE", "NAMESPACE", "REPOSITORY", "Fleet", "condition", "ours"]
 
 REPOSITORY: Final = Path(__file__).parents[1]
-NAMESPACE: Final = "nodeagent-system"
 IMAGE: Final = f"docker.io/library/nodeagent:{__version__}"  # as the base's name is read
-CACHE_PORT: Final = 18080
-PODS_WAIT: Final = 60.0
+HURRY_SECONDS: Final = 3.0
 
 
 @dataclass
-class Fleet:
-    """The agents of a cluster, and all that they live from."""
+class Fleet(Look):
+    """The agents of a cluster, and all that they live from; `first` is the release to leave."""
 
-    cluster: Cluster
     site: Site
     settings: Mapping[str, str] = field(default_factory=dict)
+    first: bytes = b""
 
-    @property
-    def nodes(self) -> list[str]:
-        return [node.name for node in self.cluster.nodes()]
+    def __post_init__(self) -> None:
+        self.cache = CacheServer(self.site.cache, self.cluster.lan.gateway)
 
     def install(self, overlay: str = "base") -> None:
         """Do what docs/operations.md says, and wait until every agent runs."""
-        for node in self.nodes:
-            self.cluster.sh(node, ["ctr", "-n", "k8s.io", "images", "tag", "--force", NAME, IMAGE])
+        self.name_image()
         self.apply(overlay)
         self.configure()
         self.until_rolled_out()
 
-    def apply(self, overlay: str = "base") -> str:
+    def is_installed(self) -> bool:
+        return self.cluster.answers("daemonset/nodeagent", "-n", NAMESPACE)
+
+    def name_image(self, *nodes: str) -> None:
+        """Give the loaded image the name that the base has for it."""
+        for node in nodes or self.nodes:
+            self.cluster.sh(node, ["ctr", "-n", "k8s.io", "images", "tag", "--force", NAME, IMAGE])
+
+    def unname_image(self, node: str) -> None:
+        """Take that name away: a node without a registry cannot start an agent."""
+        self.cluster.sh(node, ["ctr", "-n", "k8s.io", "images", "rm", IMAGE])
+
+    def apply(self, overlay: str | Path = "base") -> str:
         """Apply the manifests; gives what kubectl said."""
         return self.kubectl("apply", "-k", str(REPOSITORY / "daemonset" / overlay))
 
@@ -58,40 +67,56 @@ class Fleet:
             f"--from-file={kind}.pub={self.site.root}/keys/{kind}-1.pub"
             for kind in ("release", "cache")
         ]
-        self._configmap("nodeagent-keys", *keys)
+        self.configmap("nodeagent-keys", *keys)
         settings = {
             "NODEAGENT_FLEET": FLEET,
-            "NODEAGENT_CACHES": f"main={self.cache_url}",
+            "NODEAGENT_CACHES": f"main={self.cache.url}",
             "NODEAGENT_RETRY_SECONDS": "0.5",
             "NODEAGENT_RETRY_MAX_SECONDS": "2",
             "NODEAGENT_CONNECT_SECONDS": "2",
             **self.settings,
         }
-        self._configmap(
+        self.configmap(
             "nodeagent-settings",
             *(f"--from-literal={name}={value}" for name, value in settings.items()),
         )
 
     def remove(self) -> None:
-        """Take the installation and all its traces on API and nodes away."""
-        for overlay in ("overlays/read-only-root", "base"):
-            self.cluster.kubectl(
-                *("delete", "-k", str(REPOSITORY / "daemonset" / overlay)),
-                *("--ignore-not-found", "--wait"),
-                check=False,
-            )
+        """Take the installation and all its traces away, if there is one."""
+        delete = ("delete", "--ignore-not-found", "--wait", "-k")
+        self.cluster.kubectl(*delete, str(REPOSITORY / "daemonset/base"), check=False)
         for node in self.nodes:
-            keys = [key for key in self.labels(node) if "nodeagent.dev/" in key]
-            self.kubectl("label", "node", node, *(f"{key}-" for key in keys))
+            self.forget(node)
             self.wipe(node)
+
+    def forget(self, node: str) -> None:
+        """Take what an agent has written off a Node."""
+        keys = [key for key in self.labels(node) if names.GROUP in key]
+        without = json.dumps({"metadata": {"labels": dict.fromkeys(keys)}})
+        self.kubectl("patch", "node", node, "--type=merge", "-p", without)
+        gone = json.dumps(
+            {"status": {"conditions": [{"type": names.CONDITION, "$patch": "delete"}]}}
+        )
+        self.kubectl("patch", "node", node, "--subresource=status", "-p", gone)
 
     def wipe(self, node: str) -> None:
         """Make a node one that never had an agent."""
-        script = (
-            "chmod -R u+w /nix/* /var/lib/nodeagent 2>/dev/null; "
-            "rm -rf /nix/* /var/lib/nodeagent /run/nodeagent/*"
-        )
-        self.cluster.sh(node, ["sh", "-c", script])
+        left = "/nix/* /var/lib/nodeagent /run/nodeagent/*"
+        self.cluster.sh(node, ["sh", "-c", f"chmod -R u+w {left} 2>/dev/null; rm -rf {left}"])
+
+    def wipe_disk(self, node: str) -> None:
+        """Do the same to a node that is off."""
+        disk = self.cluster.machine(node).disk
+        for left in (*(disk / "nix").glob("*"), disk / "var/lib/nodeagent"):
+            store.remove(left)
+
+    def replace_node(self, node: str) -> None:
+        """Put a new machine of the same name in a node's place; its agent starts from nothing."""
+        self.cluster.stop(node)
+        self.kubectl("delete", "node", node)
+        self.wipe_disk(node)
+        self.cluster.start(node)
+        self.until("there: a new node", lambda: self.cluster.answers("node", node))
 
     def release(self, closure: Closure, profile: str = "ds") -> bytes:
         return asyncio.run(self.site.release(closure, profile))
@@ -103,104 +128,91 @@ class Fleet:
 
     def pin(self) -> None:
         """Hand the site's pins over as they are."""
-        self._configmap("nodeagent-pins", f"--from-file=pins.json={self.site.pins}")
+        self.configmap("nodeagent-pins", f"--from-file=pins.json={self.site.pins}")
 
     def unpin(self) -> None:
         """Empty the pins."""
         self.kubectl("delete", "configmap", "nodeagent-pins", "-n", NAMESPACE, "--ignore-not-found")
 
+    def deliver(self) -> None:
+        """Make the kubelets bring the pins as they are now; returns when each agent has them."""
+        found = self.kubectl(
+            *("get", "configmap", "nodeagent-pins", "-n", NAMESPACE, "-o", "json"),
+            "--ignore-not-found",
+        )
+        text = json.loads(found)["data"]["pins.json"] if found else ""
+        hurried = 0.0
+
+        def delivered() -> bool:
+            nonlocal hurried
+            if time.monotonic() - hurried > HURRY_SECONDS:
+                self.hurry()
+                hurried = time.monotonic()
+            return all(self._delivered(node) == text for node in self.nodes)
+
+        self.until("brought: the pins", delivered)
+
+    def _delivered(self, node: str) -> str:
+        """Read the pins in an agent's pod, as its kubelet has laid them there; empty without."""
+        uid = self.agent_pod(node)["metadata"]["uid"]
+        volume = f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~configmap/pins"
+        return self.cluster.sh(node, ["cat", f"{volume}/pins.json"], check=False).stdout
+
+    def bring(self, manifest: bytes) -> None:
+        """Roll a release out to all nodes, and wait until they have it."""
+        self.promote(manifest)
+        self.deliver()
+        self.until_ready(manifest)
+
     def hurry(self) -> None:
         """Make the kubelets look at ConfigMaps now: an annotation of a pod makes them sync it."""
-        self.kubectl(
-            *("annotate", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=nodeagent"),
-            *("--overwrite", f"test/now={time.time()}"),
-        )
-
-    def node(self, name: str) -> dict[str, Any]:
-        return self.get("node", name)
-
-    def labels(self, node: str) -> dict[str, str]:
-        return dict(self.node(node)["metadata"]["labels"])
-
-    def ours(self, node: str) -> set[str]:
-        """List the labels of ours that a node has."""
-        return {
-            key
-            for key in self.labels(node)
-            if key.endswith("nodeagent.dev/ready") or key.startswith(names.LABEL_PROFILE_PREFIX)
-        }
-
-    def condition(self, node: str) -> dict[str, str]:
-        """Give our condition, empty if there is none."""
-        conditions = self.node(node)["status"]["conditions"]
-        return next((one for one in conditions if one["type"] == names.CONDITION), {})
-
-    def store(self, node: str) -> dict[str, Any]:
-        """Give the NodeStore's status, empty if there is none."""
-        found = self.kubectl("get", "nodestore", node, "-o", "json", "--ignore-not-found")
-        return dict(json.loads(found).get("status", {})) if found else {}
-
-    def is_ready(self, node: str, manifest: bytes | None = None) -> bool:
-        """Tell whether a node says everywhere that it publishes a release, or any."""
-        published = self.store(node).get("published", {}).get("release")
-        return (
-            self.condition(node).get("status") == "True"
-            and names.LABEL_READY in self.labels(node)
-            and (manifest is None or published == release.digest_of(manifest))
-        )
-
-    def until_ready(self, manifest: bytes | None = None, *nodes: str) -> None:
-        for node in nodes or self.nodes:
-            self.until(f"ready: {node}", lambda node=node: self.is_ready(node, manifest))  # type: ignore[misc]
+        self.kubectl("annotate", "pods", *AGENTS, "--overwrite", f"test/now={time.time()}")
 
     def until_rolled_out(self) -> None:
         self.cluster.until_rolled_out("daemonset/nodeagent", namespace=NAMESPACE, seconds=180)
 
-    def until(self, what: str, test: Callable[[], bool], seconds: float = 120.0) -> None:
-        self.cluster.until(what, test, seconds=seconds)
+    def renew(self, node: str) -> None:
+        """Delete an agent's pod; returns when its successor runs. It has told no event yet."""
+        old = self.agent(node)
+        self.kubectl("delete", "pod", old, "-n", NAMESPACE, "--wait=false")
+        self.until(f"renewed: the agent of {node}", lambda: self._is_renewed(node, old))
 
-    def agent(self, node: str) -> str:
-        """Name the agent's pod of a node."""
-        pods = self.get(
-            *("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=agent"),
-            *("--field-selector", f"spec.nodeName={node}"),
-        )
-        return str(pods["items"][0]["metadata"]["name"])
+    def _is_renewed(self, node: str, old: str) -> bool:
+        pods = [pod for pod in self.agents() if pod["spec"].get("nodeName") == node]
+        states = pods[0]["status"].get("containerStatuses", ()) if len(pods) == 1 else ()
+        return any(one["ready"] for one in states) and pods[0]["metadata"]["name"] != old
 
-    def logs(self, node: str) -> str:
-        return self.kubectl("logs", "-n", NAMESPACE, self.agent(node), "--tail=-1")
+    def signal(self, name: str, *nodes: str) -> Mapping[str, str]:
+        """Send agents' processes a signal; gives what `until_anew` waits for."""
+        before = {node: self.agent_container(node)["containerID"] for node in nodes or self.nodes}
+        for node, container in before.items():
+            task = container.removeprefix("containerd://")
+            self.cluster.sh(node, ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", name, task])
+        return before
 
-    def events(self, node: str, reason: str) -> list[dict[str, Any]]:
-        """List the events about a node with this reason."""
-        found = self.get(
-            *("events", "-n", "default", "--field-selector"),
-            f"involvedObject.name={node},involvedObject.kind=Node,reason={reason}",
-        )
-        return list(found["items"])
+    def until_anew(self, before: Mapping[str, str]) -> None:
+        """Wait until agents that got a signal were started anew."""
 
-    def get(self, *what: str) -> dict[str, Any]:
-        return dict(json.loads(self.kubectl("get", *what, "-o", "json")))
+        def anew() -> bool:
+            now = {node: self.agent_container(node) for node in before}
+            return all(
+                one["ready"] and one["containerID"] != before[node] for node, one in now.items()
+            )
 
-    def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        return self.cluster.kubectl(*args, stdin=stdin).stdout
+        self.until("started anew: the agents", anew)
 
-    @property
-    def cache_url(self) -> str:
-        return f"http://{self.cluster.lan.gateway}:{CACHE_PORT}"
+    def path(self, part: str) -> str:
+        """Give the store path of the first release whose name has this part."""
+        [path] = [
+            path for path in json.loads(self.first)["systems"][SYSTEM]["paths"] if part in path
+        ]
+        return str(path)
 
-    @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def served(self) -> contextlib.AbstractContextManager[None]:
         """Serve the site's cache to the nodes."""
-        self.site.cache.mkdir(parents=True, exist_ok=True)
-        argv = [sys.executable, "-m", "nodeagent", "serve", str(self.site.cache)]
-        argv += ["--host", self.cluster.lan.gateway, "--port", str(CACHE_PORT)]
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-            try:
-                yield
-            finally:
-                server.terminate()
+        return self.cache.served()
 
-    def _configmap(self, name: str, *sources: str) -> None:
+    def configmap(self, name: str, *sources: str) -> None:
         made = self.kubectl(
             *("create", "configmap", name, "-n", NAMESPACE, *sources),
             *("--dry-run=client", "-o", "yaml"),

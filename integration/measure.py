@@ -125,8 +125,9 @@ def applied(fleet: Fleet) -> dict[str, int]:
 
 def resident(fleet: Fleet, node: str) -> float:
     """Give the agent's resident memory in MiB."""
-    pod = fleet.agent(node)
-    status = fleet.kubectl("exec", "-n", NAMESPACE, pod, "--", "cat", "/proc/1/status")
+    program = "print(open('/proc/1/status').read())"
+    inside = ("exec", "-n", NAMESPACE, fleet.agent(node), "--", "python3", "-c", program)
+    status = fleet.kubectl(*inside)
     match = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert match, status
     return int(match[1]) / 1024

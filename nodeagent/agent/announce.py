@@ -108,9 +108,9 @@ class Announcer:
             await self._tell_store(status, condition),
         )
         await self._label(seen, status, condition)
-        if self.startup_taint and condition.ready:
+        if self.startup_taint and condition.ready and seen.is_tainted:
             await self.node.untaint(await self._look())
-            self.startup_taint = False
+            await self._look()
         await self._tell_events(seen, status)
         return due
 

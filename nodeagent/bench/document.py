@@ -11,6 +11,7 @@ import psutil
 from nodeagent.bench.figures import Figure
 
 DOCUMENT: Final = Path("docs/benchmarks.md")
+LIMITS: Final = Path(__file__).with_name("limits.md")  # where the time goes, told by a person
 _HOW: Final = (
     "Made by `make bench`; do not edit. Each ratio compares pairs of runs, one after the other in "
     "one run of the bench, and is their median; lower is better.\n"
@@ -29,8 +30,7 @@ def render(results: Mapping[str, Sequence[Figure]]) -> str:
     for bench, figures in results.items():
         command = _COMMANDS.get(bench, f"nodeagent bench {bench}")
         parts += [f"## {bench}\n", f"`{command}`\n", _table(figures)]
-    parts.append("Where the time goes, and what the limit is: [limits](limits.md).\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, LIMITS.read_text()])
 
 
 def _table(figures: Sequence[Figure]) -> str:

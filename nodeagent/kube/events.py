@@ -14,7 +14,7 @@ from nodeagent.names import FIELD_MANAGER
 
 NAMESPACE: Final = "default"  # where events about objects without a namespace belong
 AGAIN: Final = timedelta(hours=1)
-MOST: Final = 10  # in any MINUTES
+MOST: Final = 10  # of a kind, in any MINUTES: good news does not crowd out bad
 MINUTES: Final = timedelta(minutes=10)
 MAX_MESSAGE: Final = 1000  # characters: what is longer nobody reads in a list
 
@@ -45,7 +45,7 @@ class Events:
         """Post an event, unless it is no news or too many came before."""
         now = self.clock()
         self._told = {one: at for one, at in self._told.items() if now - at < AGAIN}
-        recent = sum(now - at < MINUTES for at in self._told.values())
+        recent = sum(now - at < MINUTES for one, at in self._told.items() if one.kind == event.kind)
         if event in self._told or recent >= MOST:
             return
         await self.api.create(

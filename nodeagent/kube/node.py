@@ -41,6 +41,11 @@ class Seen:
     taints: tuple[Mapping[str, str], ...]
 
     @property
+    def is_tainted(self) -> bool:
+        """Tell whether our start-up taint is on."""
+        return any(taint["key"] == TAINT for taint in self.taints)
+
+    @property
     def ours(self) -> frozenset[str]:
         """List the labels that only agents set, and that are as they set them."""
         return frozenset(

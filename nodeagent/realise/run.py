@@ -27,7 +27,7 @@ from nodeagent.release import Location
 from nodeagent.store import StoreFiles
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.realise.worker")
-COMMIT_PAUSE_SECONDS: Final = 1.0
+COMMIT_PAUSE_SECONDS: Final = 2.0
 AHEAD_BYTES: Final = 1 << 20  # of NARs that wait in a worker's pipe: it should never wait for us
 MAX_BATCH: Final = 1000
 MAX_DEATHS: Final = 5  # of workers in one pass: more would only be started to die, too
