@@ -21,7 +21,9 @@ from nodeagent.release import Location
 
 POLL_SECONDS: Final = 5.0
 SURPLUS_BYTES: Final = 64 * 1024  # so that a manifest that grew is called a mismatch
-STEP_MILLISECONDS: Final = 250  # how often the watcher's thread looks whether to stop
+# How often a watcher's thread wakes up, and how long a change may wait: pins matter to people,
+PINS_STEP_MILLISECONDS: Final = 125
+STORE_STEP_MILLISECONDS: Final = 1000  # and what vanished from a store has to be fetched anyway.
 
 
 def read_pins(file: Path) -> Pins:
@@ -42,6 +44,7 @@ async def watch(
     directory: Path,
     on_change: Callable[[], None],
     matters: Callable[[watchfiles.Change, str], bool] | None = None,
+    step: int = PINS_STEP_MILLISECONDS,
 ) -> None:
     """Call back whenever something in a directory changes that matters, until cancelled."""
     while True:
@@ -50,7 +53,7 @@ async def watch(
                 directory,
                 watch_filter=matters,
                 recursive=False,
-                step=STEP_MILLISECONDS,
+                step=step,
                 rust_timeout=60_000,
             ):
                 on_change()

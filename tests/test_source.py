@@ -142,7 +142,7 @@ class Watched:
 
     def __init__(self, file: Path, matters: Matters | None = None) -> None:
         self.news = asyncio.Event()
-        self.task = asyncio.create_task(source.watch(file.parent, self.news.set, matters))
+        self.task = asyncio.create_task(source.watch(file.parent, self.news.set, matters, 20))
 
     async def change(self, act: Callable[[], object]) -> None:
         self.news.clear()
@@ -168,7 +168,6 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "STEP_MILLISECONDS", 20)
     monkeypatch.setattr(source, "POLL_SECONDS", 0.05)
 
 

@@ -101,7 +101,8 @@ async def _forever(
     store = loop.flow.means.files.store_dir
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(source.watch(pins, loop.wake), name="watch-pins")
-        tasks.create_task(source.watch(store, loop.wake, source.is_loss), name="watch-store")
+        losses = source.watch(store, loop.wake, source.is_loss, source.STORE_STEP_MILLISECONDS)
+        tasks.create_task(losses, name="watch-store")
         tasks.create_task(loop.forever(), name="loop")
         tasks.create_task(scrubbing.run(), name="scrub")
         if announcer is not None:

@@ -35,6 +35,7 @@ _ZEROS: Final = tuple(bytes(count) for count in range(8))
 def small_files(stream: Stream, directory: Directory) -> None:
     """Unpack the files that come next in a directory, as far as they lie whole in the buffer."""
     buffer, at = stream.buffer, stream.at
+    view = memoryview(buffer)  # a slice of it copies nothing
     while buffer.startswith(ENTRY, at):
         name_at = at + len(ENTRY) + 8
         length = int.from_bytes(buffer[name_at - 8 : name_at], "little")
@@ -54,11 +55,11 @@ def small_files(stream: Stream, directory: Directory) -> None:
         end, tail = body + size, body + size + -size % 8
         if not buffer.startswith(_END, tail) or buffer[end:tail] != _ZEROS[tail - end]:
             return  # not whole here, or broken
-        _write(directory.add(buffer[name_at:name_end]), buffer[body:end], mode)
+        _write(directory.add(buffer[name_at:name_end]), view[body:end], mode)
         stream.at = at = tail + len(_END)
 
 
-def _write(path: bytes, contents: bytes, mode: int) -> None:
+def _write(path: bytes, contents: memoryview, mode: int) -> None:
     fd = os.open(path, NEW_FILE, 0o600)
     try:
         written = os.write(fd, contents)
