@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -43,8 +43,10 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             fleet = Fleet(cluster, Site(Path(scratch)))
+            demo = fleet.release(demo_closure())
+            small = [fleet.release(fleet.site.closure(version)) for version in ("1", "2")]
             with fleet.served():
-                found = measure(fleet)
+                found = measure(fleet, demo, small)
     finally:
         cluster.down()
     figures.write("cluster", found)
@@ -54,10 +56,8 @@ def main() -> None:
     sys.exit(any(one.ok is False for one in found))
 
 
-def measure(fleet: Fleet) -> list[Figure]:
-    """Measure everything on one cluster."""
-    demo = fleet.release(demo_closure())
-    small = [fleet.release(fleet.site.closure(version)) for version in ("1", "2")]
+def measure(fleet: Fleet, demo: bytes, small: Sequence[bytes]) -> list[Figure]:
+    """Measure everything on one cluster, with the demo's release and two small ones."""
     ready = [from_nothing(fleet, demo) for _ in range(RUNS)]
     delays = [planned(fleet, small[run % 2]) for run in range(RUNS)]
     fleet.promote(demo)
