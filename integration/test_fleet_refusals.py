@@ -52,7 +52,10 @@ def test_a_release_for_another_system_is_refused_and_the_condition_says_so(fleet
 
 
 def test_a_profile_of_the_same_name_for_another_system_is_never_published(fleet: Fleet) -> None:
+    """And a node without a profile that other systems have says which those are."""
     decoy = json.loads(for_others(fleet))["systems"]
+    profiles = decoy[OTHER_SYSTEM]["profiles"]
+    profiles["ml"] = profiles["ds"]
 
     def add(manifest: Change) -> None:
         manifest["systems"] |= decoy
@@ -63,6 +66,8 @@ def test_a_profile_of_the_same_name_for_another_system_is_never_published(fleet:
         assert "decoy" not in fleet.cluster.sh(node, ["ls", "/nix/store"]).stdout
         [profile] = fleet.store(node)["profiles"]
         assert profile["root"].endswith("-ds-1")
+        assert fleet.store(node)["elsewhere"] == [{"name": "ml", "systems": [OTHER_SYSTEM]}]
+        assert f"{names.LABEL_PROFILE_PREFIX}ml" not in ours(fleet.node(node))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from nodeagent import cli
+from nodeagent import cli, names
 from nodeagent.cli import NodeAgent, signals
 from nodeagent.cli.serve import Serve
 from nodeagent.metrics import Metrics
@@ -227,3 +227,10 @@ def test_a_stale_row_a_missing_row_and_a_changed_row_are_told() -> None:
         compare("Flags", documented, {"changed": ["2"], "new": ["3"]})
     for told in ("add a row for new | 3", "remove the row of stale", "from ['1'] to ['2']"):
         assert told in str(failure.value)
+
+
+def test_every_name_in_the_cluster_is_told() -> None:
+    text = FILE.read_text().partition("## In the cluster")[2].partition("\n## ")[0]
+    written = (names.LABEL_READY, names.LABEL_PROFILE_PREFIX, names.LABEL_CHANNEL)
+    for name in (*written, names.CONDITION, names.TAINT, names.GROUP):
+        assert f"`{name}" in text or f".{name}`" in text, name
