@@ -167,6 +167,8 @@ def test_what_a_cluster_decides_for_itself_is_no_part_of_the_base(base: list[Tre
         "ClusterRoleBinding",
         "Role",
         "RoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
         "PriorityClass",
         "DaemonSet",
     }
@@ -204,7 +206,7 @@ def test_the_account_may_do_exactly_this(objects: list[Tree]) -> None:
         ("ClusterRole", "", "pods"): ["list"],
         ("ClusterRole", "nodeagent.dev", "nodestores"): ["get", "list", "watch", "create", "patch"],
         ("ClusterRole", "nodeagent.dev", "nodestores/status"): ["patch"],
-        ("Role", "", "events"): ["create", "patch"],
+        ("Role", "", "events"): ["create"],
     }
 
 

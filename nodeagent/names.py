@@ -88,6 +88,7 @@ class Reason(StrEnum):
     NOTHING_PUBLISHED = "NothingPublished"
     API_UNREACHABLE = "ApiUnreachable"
     API_REFUSED = "ApiRefused"
+    POLICY_NOT_ENFORCED = "PolicyNotEnforced"
     AGENT_UNREACHABLE = "AgentUnreachable"
     SETTING_INVALID = "SettingInvalid"
     INTERNAL_ERROR = "InternalError"

@@ -20,7 +20,8 @@ class Evidence:
 
     `absent` are store paths of the published closure that are gone, `damaged` those whose contents
     are not what was poured, `shut` its profiles whose gate does not lead anywhere, `conflicts`
-    paths valid with another hash than released.
+    paths valid with another hash than released. An agent is `unguarded` if the API server would let
+    it write what it may not.
     """
 
     published: bool
@@ -29,6 +30,7 @@ class Evidence:
     shut: Sequence[str] = ()
     conflicts: Sequence[str] = ()
     problem: tuple[Reason, str] | None = None
+    unguarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def judge(evidence: Evidence) -> list[Check]:
         _gates(evidence),
         _conflicts(evidence),
         _last_pass(evidence),
+        _policy(evidence),
     ]
 
 
@@ -142,6 +145,16 @@ def _last_pass(evidence: Evidence) -> Check:
     if evidence.problem is None:
         return Check("pass", ok=True, needed=False)
     return _noted("pass", *evidence.problem)
+
+
+def _policy(evidence: Evidence) -> Check:
+    if not evidence.unguarded:
+        return Check("policy", ok=True, needed=False)
+    message = (
+        "the API server lets this agent write what it may not: no policy names its account; apply "
+        "daemonset/base/policy.yaml, with the namespace that the agent runs in"
+    )
+    return _noted("policy", Reason.POLICY_NOT_ENFORCED, message)
 
 
 def _missing(name: str, reason: Reason, message: str) -> Check:

@@ -103,6 +103,7 @@ class Report:
     problem: Problem | None = None
     conflicts: tuple[str, ...] = ()
     elsewhere: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unguarded: bool = False
     bytes_total: int = 0
     paths_total: int = 0
     poured_from: float = 0.0

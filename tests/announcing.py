@@ -49,6 +49,7 @@ class View:
     def __init__(self) -> None:
         self.shown: Status = IDLE
         self.lost: frozenset[str] = frozenset()
+        self.unguarded = False
 
     async def status(self) -> Status:
         return self.shown
@@ -60,8 +61,12 @@ class View:
                 published=self.shown.published is not None,
                 absent=sorted(path(name) for name in self.lost),
                 problem=problem or None,
+                unguarded=self.unguarded,
             )
         )
+
+    def guard(self, *, enforced: bool) -> None:
+        self.unguarded = not enforced
 
     def profiles(self) -> tuple[frozenset[str], frozenset[str]]:
         published = frozenset(self.shown.profiles if self.shown.published else ())

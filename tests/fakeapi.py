@@ -50,12 +50,17 @@ class Request:
     body: Any = None
     credentials: str = ""
 
+    @property
+    def is_dry(self) -> bool:
+        return "dryRun" in self.query
+
 
 class FakeApi:
     """The server's state; `answer` is all that it does.
 
     Orders for bad times: `away` drops connections, `slow` is a wait before each answer, `faults`
-    gives a status for every path that begins so. `writes` counts what came in by method and path,
+    gives a status for every path that begins so. What is `guarded` by a policy refuses all that is
+    asked without effect. `writes` counts what came in by method and path,
     `asked` all requests, also those that were dropped.
     """
 
@@ -64,7 +69,7 @@ class FakeApi:
         self.owners: dict[tuple[str, str, str], set[Field]] = {}
         self.writes: Counter[str] = Counter()
         self.asked = 0
-        self.away, self.slow = False, 0.0
+        self.away, self.slow, self.guarded = False, 0.0, True
         self.faults: dict[str, int] = {}
         self._versions = itertools.count(1)
 
@@ -105,7 +110,7 @@ class FakeApi:
         self.owners = {key: owned for key, owned in self.owners.items() if key[0] != path}
 
     def _answer(self, request: Request) -> tuple[int, Any]:
-        if request.method != "GET":
+        if request.method != "GET" and not request.is_dry:
             self.writes[f"{request.method} {request.path}"] += 1
         for start, status in self.faults.items():
             if request.path.startswith(start):
@@ -128,6 +133,10 @@ class FakeApi:
         return 200, self.read(path)
 
     def _patch(self, path: str, sub: str, request: Request) -> None:
+        if request.is_dry:
+            if self.guarded:
+                raise RefusedError(403, "ValidatingAdmissionPolicy 'nodeagent' denied request")
+            return
         match request.content_type:
             case "application/apply-patch+yaml":
                 self._apply(path, sub, request)

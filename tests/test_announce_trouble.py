@@ -111,3 +111,25 @@ async def test_a_node_made_anew_is_told_everything(world: World) -> None:
         (owner,) = world.api.read(STORE)["metadata"]["ownerReferences"]
         assert owner["uid"] == world.api.read(NODE)["metadata"]["uid"]
         assert (world.labels, world.condition["status"]) == (labels("ds"), "True")
+
+
+async def test_without_a_policy_that_guards_it_the_condition_says_so(world: World) -> None:
+    world.api.guarded = False
+    async with world.agent(seconds=1):
+        assert world.condition["status"] == "True"
+        assert Reason.POLICY_NOT_ENFORCED in world.condition["message"]
+    world.api.guarded = True
+    async with world.agent(seconds=2 * HEARTBEAT):
+        assert Reason.POLICY_NOT_ENFORCED not in world.condition["message"]
+
+
+async def test_whether_a_policy_guards_it_is_asked_again_after_trouble_alone(world: World) -> None:
+    async with world.agent(seconds=3 * HEARTBEAT):
+        world.api.guarded = False
+        await asyncio.sleep(3 * HEARTBEAT)
+        assert not world.view.unguarded
+        world.api.away = True
+        await world.show(**published(8))
+        world.api.away = False
+        await asyncio.sleep(2 * HEARTBEAT)
+        assert world.view.unguarded

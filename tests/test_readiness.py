@@ -77,13 +77,18 @@ def test_what_pods_depend_on_decides(evidence: Evidence) -> None:
 
 @pytest.mark.parametrize(
     "evidence",
-    [Evidence(published=True, conflicts=PATHS), Evidence(published=True, problem=PROBLEM)],
+    [
+        Evidence(published=True, conflicts=PATHS),
+        Evidence(published=True, problem=PROBLEM),
+        Evidence(published=True, unguarded=True),
+    ],
 )
 def test_what_pods_do_not_depend_on_is_told_and_does_not_decide(evidence: Evidence) -> None:
     checks = judge(evidence)
     assert is_ready(checks)
     (noted,) = [one for one in checks if not one.ok]
-    assert noted.reason in {Reason.PATH_CONFLICT, Reason.CACHE_UNREACHABLE}
+    known = {Reason.PATH_CONFLICT, Reason.CACHE_UNREACHABLE, Reason.POLICY_NOT_ENFORCED}
+    assert noted.reason in known
     assert noted.message
 
 
@@ -96,7 +101,14 @@ def test_a_node_is_ready_exactly_when_published_whole_and_open(evidence: Evidenc
 @given(EVIDENCE)
 def test_every_check_is_there_and_says_why_it_failed(evidence: Evidence) -> None:
     checks = judge(evidence)
-    assert [one.name for one in checks] == ["generation", "store", "gates", "conflicts", "pass"]
+    assert [one.name for one in checks] == [
+        "generation",
+        "store",
+        "gates",
+        "conflicts",
+        "pass",
+        "policy",
+    ]
     for one in checks:
         assert one.ok == (one.reason is None) == (not one.message)
 

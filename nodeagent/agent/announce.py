@@ -91,18 +91,18 @@ class Announcer:
                 failures, self._sure = failures + 1, False
                 due = timedelta()
                 await asyncio.sleep(min(RETRY_SECONDS * 2 ** (failures - 1), RETRY_MAX_SECONDS))
-            await asyncio.sleep(GATHER_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due.total_seconds()):
                     await self._news.wait()
+            await asyncio.sleep(GATHER_SECONDS)  # one change seldom comes alone
 
     async def _announce(self) -> timedelta:
         """Write what differs from what was written; give the time until the next look."""
-        status, checks = await self.view.status(), await self.view.checks()
-        condition = readiness.condition(checks, _name(status.published))
         seen = self._seen
         if seen is None or not self._sure or self._age(seen) >= HEARTBEAT:
             seen = await self._look_at_both()
+        status, checks = await self.view.status(), await self.view.checks()
+        condition = readiness.condition(checks, _name(status.published))
         due = min(
             await self._tell_condition(seen, condition),
             await self._tell_store(status, condition),
@@ -119,8 +119,10 @@ class Announcer:
         return self._seen
 
     async def _look_at_both(self) -> Seen:
-        """Find out what others changed, and whose the NodeStore is."""
+        """Find out what others changed, whose the NodeStore is, and whether a policy guards us."""
         seen = await self._look()
+        if not self._sure:
+            self.view.guard(enforced=await self.node.is_guarded())
         self._told = await self.store.look(seen.uid)
         if self._told is None:
             await self.store.own(seen.uid)

@@ -40,8 +40,13 @@ class AgentView:
                 shut=self.flow.shut(),
                 conflicts=report.conflicts,
                 problem=problem or None,
+                unguarded=report.unguarded,
             )
         )
+
+    def guard(self, *, enforced: bool) -> None:
+        """Take note whether the API server refuses what this agent may not write."""
+        self.flow.report.unguarded = not enforced
 
     def profiles(self) -> tuple[frozenset[str], frozenset[str]]:
         """Give the profiles that are published, and those of them that are not usable now."""

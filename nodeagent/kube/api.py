@@ -63,8 +63,11 @@ class Api:
         """Create an object in a collection."""
         await self._request("post", path, body=body, field_manager=FIELD_MANAGER)
 
-    async def apply(self, path: str, body: Body) -> Any:  # noqa: ANN401 any JSON
-        """Apply, server-side, as the one who decides about these fields; gives the object."""
+    async def apply(self, path: str, body: Body, *, dry: bool = False) -> Any:  # noqa: ANN401 any JSON
+        """Apply, server-side, as the one who decides about these fields; gives the object.
+
+        A `dry` one has no effect, but is refused like any other.
+        """
         return await self._request(
             "patch",
             path,
@@ -72,6 +75,7 @@ class Api:
             content_type=_APPLY,
             field_manager=FIELD_MANAGER,
             force_conflicts=True,
+            dry_run="All" if dry else None,
         )
 
     async def json_patch(self, path: str, operations: list[dict[str, Any]]) -> None:

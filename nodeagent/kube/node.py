@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from nodeagent.errors import NodeAgentError
 from nodeagent.kube.api import Api
 from nodeagent.names import (
     CONDITION,
+    GROUP,
     LABEL_PROFILE_PREFIX,
     LABEL_READY,
     RUN_DIR,
     TAINT,
+    Reason,
 )
 from nodeagent.readiness import Condition
 
+FORBIDDEN: Final = f"{GROUP}/forbidden"
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
 _MARKS: Final = (LABEL_READY, LABEL_PROFILE_PREFIX, f'"{RUN_DIR}')
@@ -86,6 +90,17 @@ class Node:
         await self.api.apply(
             self.path, self._object(metadata={"labels": dict.fromkeys(sorted(labels), "true")})
         )
+
+    async def is_guarded(self) -> bool:
+        """Tell whether a policy refuses what we may not write, by asking for it without effect."""
+        forbidden = {"metadata": {"labels": {FORBIDDEN: "true"}}}
+        try:
+            await self.api.apply(self.path, self._object(**forbidden), dry=True)
+        except NodeAgentError as error:
+            if error.reason is Reason.API_REFUSED:
+                return True
+            raise
+        return False
 
     async def tell(self, condition: Condition, since: datetime, now: datetime) -> None:
         """Write our condition, true since then and seen now."""
