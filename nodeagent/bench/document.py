@@ -39,7 +39,8 @@ def _table(figures: Sequence[Figure]) -> str:
         met = "" if one.ok is None else ("yes" if one.ok else "**no**")
         target = "" if one.target is None else f"≤ {one.target:g} {one.unit}"
         runs = ", ".join(f"{run:g}" for run in one.runs)
-        lines.append(f"| {one.name} | {one.value:g} {one.unit} | {target} | {met} | {runs} |")
+        name = one.name.replace("|", "\\|")  # commands in a pipe stand in a table, too
+        lines.append(f"| {name} | {one.value:g} {one.unit} | {target} | {met} | {runs} |")
     return "\n".join(lines) + "\n"
 
 
