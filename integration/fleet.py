@@ -23,7 +23,7 @@ from nodeagent import __version__, names, store
 __all__ = ["AGENTS", "IMAGE", "NAMESPACE", "REPOSITORY", "Fleet", "condition", "ours"]
 
 REPOSITORY: Final = Path(__file__).parents[1]
-IMAGE: Final = f"docker.io/library/nodeagent:{__version__}"  # as the base's name is read
+IMAGE: Final = f"localhost/nodeagent:{__version__}"  # the base's
 HURRY_SECONDS: Final = 3.0
 
 

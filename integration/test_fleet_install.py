@@ -198,9 +198,7 @@ def example(overlaid: Fleet, tmp_path: Path) -> Iterator[Path]:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [os.path.relpath(EXAMPLE, tmp_path)],
-        "images": [
-            {"name": "registry.example/nodeagent", "newName": "docker.io/library/nodeagent"}
-        ],
+        "images": [{"name": "registry.example/nodeagent", "newName": "localhost/nodeagent"}],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     secret = ("secret", "nodeagent-netrc", "-n", NAMESPACE)

@@ -131,9 +131,9 @@ def test_the_keys_of_the_example_are_keys(name: str) -> None:
 
 def test_the_image_has_the_tag_of_this_version() -> None:
     agent = load("daemonset/base/daemonset.yaml")["spec"]["template"]["spec"]["containers"][0]
-    assert agent["image"] == f"nodeagent:{nodeagent.__version__}"
+    assert agent["image"] == f"localhost/nodeagent:{nodeagent.__version__}"
     [image] = load("daemonset/overlays/example/kustomization.yaml")["images"]
-    assert (image["name"], image["newTag"]) == ("nodeagent", nodeagent.__version__)
+    assert (image["name"], image["newTag"]) == ("localhost/nodeagent", nodeagent.__version__)
 
 
 def test_the_mounts_are_the_agents_own_defaults() -> None:
