@@ -132,6 +132,7 @@ async def test_inodes_that_run_out_in_the_middle_are_told_apart_from_bytes(
 ) -> None:
     manifest = await site.release(site.closure(count=30))
     site.promote(manifest)
+    node.settings = {"retry-seconds": "3", "retry-max-seconds": "3"}  # time to look in between
     file_system = (
         ext4(node.store_root, 64 * MIB, "-N", "400")
         if kind == "ext4"
@@ -234,7 +235,14 @@ async def test_a_store_that_turns_read_only_in_the_middle_is_told_and_healed(
 
 
 def remount(place: Path, how: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+    """Remount; while a file is being written that is refused, so ask until none is."""
+    for _ in range(1000):
+        if (
+            subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=False).returncode
+            == 0
+        ):
+            return
+    raise AssertionError(f"{place} could not be remounted {how}")
 
 
 async def test_a_store_that_is_read_only_from_the_start_is_refused_with_the_fix(

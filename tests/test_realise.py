@@ -36,6 +36,7 @@ while line := waiting.pop() if waiting else sys.stdin.readline():
         waiting.append(sys.stdin.readline())
     if "half" in name:
         say("Progress", bytes=job["nar_size"] // 2)
+        open(os.path.join(setup["staging"], os.path.basename(job["path"]) + ".part"), "w").close()
     if "die" in name:
         sys.exit(3)
     if "missing" in name:
@@ -220,6 +221,12 @@ async def test_a_pass_that_gave_up_pours_what_it_began_and_no_more(bench: Bench)
     many = {f"later{number}": "" for number in range(50)}
     await realise(plan(unreachable="", **many), one_worker, {}, bench.tally)
     assert known(bench) == set()
+
+
+async def test_what_a_worker_left_half_done_goes_with_the_pass(bench: Bench) -> None:
+    failures = await bench.run(plan(halfdie=""))
+    assert [failure.reason for failure in failures] == [Reason.WORKER_DIED]
+    assert bench.waiting == set()
 
 
 async def test_workers_that_all_die_are_not_started_for_every_path(bench: Bench) -> None:

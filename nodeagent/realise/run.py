@@ -129,6 +129,16 @@ async def realise(
         return await _through_daemon(todo, means, tally)
     run = _Pass(todo, means, index, tally, deque(todo.steps), set(todo.kept), staged)
     run.there = await asyncio.to_thread(files.on_disk)
+    try:
+        await _pour(run)
+    finally:
+        with contextlib.suppress(NodeAgentError):  # what failed is told by who it failed
+            await asyncio.to_thread(files.clean_staging, wanted)  # of what workers had begun
+    return tuple(run.failures)
+
+
+async def _pour(run: _Pass) -> None:
+    """Let workers pour, and commit beside them what they finish."""
     async with asyncio.TaskGroup() as tasks:
         committer = tasks.create_task(_commit_forever(run), name="commit")
         async with asyncio.TaskGroup() as pool:
@@ -137,7 +147,6 @@ async def realise(
         committer.cancel()
     while await _commit(run):
         pass
-    return tuple(run.failures)
 
 
 async def _through_daemon(todo: Plan, means: Means, tally: Tally) -> tuple[Failure, ...]:
