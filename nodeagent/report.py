@@ -84,7 +84,8 @@ class Status(Document):
     scrub: ScrubProgress | None = None
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """Read the clock."""
     return datetime.now(UTC)
 
 
@@ -97,7 +98,7 @@ class Report:
 
     on_problem: Callable[[Problem], None] = lambda _: None
     on_change: Callable[[], None] = lambda: None
-    clock: Callable[[], datetime] = _utc_now
+    clock: Callable[[], datetime] = utc_now
     phase: Phase = Phase.STARTING
     wanted: Target | None = None
     problem: Problem | None = None

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
@@ -22,7 +22,7 @@ from nodeagent.kube import Event, Seen
 from nodeagent.metrics import Metrics
 from nodeagent.names import SETTLED, Phase, Reason
 from nodeagent.readiness import Condition
-from nodeagent.report import Problem, Status, Target
+from nodeagent.report import Problem, Status, Target, utc_now
 
 HEARTBEAT: Final = timedelta(minutes=5)
 REWORD: Final = timedelta(minutes=1)  # how soon a condition that only reads otherwise is written
@@ -32,10 +32,6 @@ GATHER_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
 RETRY_MAX_SECONDS: Final = 30.0
 _NEVER: Final = timedelta(days=365)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass
@@ -48,7 +44,7 @@ class Announcer:
     view: AgentView
     metrics: Metrics
     logger: FilteringBoundLogger
-    clock: Callable[[], datetime] = _utc_now
+    clock: Callable[[], datetime] = utc_now
     startup_taint: bool = False
     _seen: Seen | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)

@@ -43,13 +43,9 @@ async def _scrub(files: StoreFiles, contents: list[Registration]) -> float:
         assert fault is None, one.path  # noqa: S101 as above
 
     scrub = Scrub(files, len(os.sched_getaffinity(0)), judge, asyncio.Lock())
-    before = os.times()
+    before = _cpu_of_children()
     await scrub.run(contents)
-    after = os.times()
-    cpu = (
-        after.children_user - before.children_user + after.children_system - before.children_system
-    )
-    return cpu * MEGABYTES * 1e6 / scrub.tally.bytes_done
+    return (_cpu_of_children() - before) * MEGABYTES * 1e6 / scrub.tally.bytes_done
 
 
 def _cpu_of_children() -> float:

@@ -6,21 +6,18 @@ Few on purpose: the same news is told once an hour, and never more than a handfu
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from nodeagent.kube.api import Api
 from nodeagent.names import FIELD_MANAGER
+from nodeagent.report import utc_now
 
 NAMESPACE: Final = "default"  # where events about objects without a namespace belong
 AGAIN: Final = timedelta(hours=1)
 MOST: Final = 10  # of a kind, in any MINUTES: good news does not crowd out bad
 MINUTES: Final = timedelta(minutes=10)
 MAX_MESSAGE: Final = 1000  # characters: what is longer nobody reads in a list
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Events:
 
     api: Api
     node: str
-    clock: Callable[[], datetime] = _utc_now
+    clock: Callable[[], datetime] = utc_now
     _told: dict[Event, datetime] = field(default_factory=dict)
 
     async def tell(self, event: Event, node_uid: str) -> None:

@@ -61,6 +61,7 @@ class Pourer:
     staging: Path
     say: Say
     _unsaid: int = 0
+    _told: bool = False
     _said_at: float = field(default_factory=time.monotonic)
 
     def pour(self, job: Job) -> Done | Failed:
@@ -77,7 +78,9 @@ class Pourer:
                 refused = disk.fault(error, self.staging)
                 return Failed(refused.reason, refused.message)
             else:
-                self._unsaid = 0  # that it is done says so, too
+                if self._told:  # what is told adds up; of a short path its end says enough
+                    self._flush()
+                self._unsaid, self._told = 0, False
                 return done
         # What a cache that answered said is about the path; the others may come back.
         told = [one for one in failures if one.reason != Reason.CACHE_UNREACHABLE]
@@ -206,6 +209,7 @@ class Pourer:
     def _flush(self) -> None:
         if self._unsaid:
             self.say(Progress(self._unsaid))
+            self._told = True
         self._unsaid, self._said_at = 0, time.monotonic()
 
 
