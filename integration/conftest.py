@@ -15,13 +15,17 @@ from integration.image import agent_image
 from integration.site import Site
 
 NODES = 3
+TEST_SECONDS = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the time-out of a test count the test alone: compiling Kubernetes takes minutes."""
+    """Let the time-out of a test count the test alone: compiling Kubernetes takes minutes.
+
+    It is longer than those of the test's own waits, which say what they waited for.
+    """
     for item in items:
         if "cluster_host" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(func_only=True))
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ class Look:
         )
         return str(self.store(node)["problem"]["message"])
 
-    def until(self, what: str, test: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, what: str, test: Callable[[], bool], seconds: float = 180.0) -> None:
         self.cluster.until(what, test, seconds=seconds)
 
     def agents(self) -> list[Tree]:

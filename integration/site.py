@@ -33,7 +33,7 @@ from nodeagent.report import Status
 
 SYSTEM: Final = "x86_64-linux"
 FLEET: Final = "test"
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 60.0
 
 
 @dataclass

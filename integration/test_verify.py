@@ -18,13 +18,13 @@ from nodeagent.names import Metric, Reason
 from nodeagent.report import Status
 
 WAIT: Final = """
-import os, sys, time
+import os, select, sys
 if "nodeagent.verify.worker" in sys.orig_argv:
-    parent = os.getppid()
+    agent = select.poll()
+    agent.register(0, select.POLLHUP)
     while not os.path.exists({file!r}):
-        if os.getppid() != parent:
+        if agent.poll(10):
             os._exit(0)
-        time.sleep(0.01)
 """
 
 

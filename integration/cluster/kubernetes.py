@@ -9,7 +9,7 @@ from typing import Final
 from integration.cluster.binaries import binaries
 from integration.cluster.commands import TIMEOUT_SECONDS, ClusterError, Completed, run
 
-WAIT_SECONDS: Final = 90.0
+WAIT_SECONDS: Final = 180.0
 POLL_SECONDS: Final = 0.1
 READY: Final = (
     "jsonpath={range .items[*]}{.metadata.name}="
