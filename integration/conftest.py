@@ -1,30 +1,36 @@
 """The cluster that all tests of a run share, brought up by the first that asks for it."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from integration import fleet_counts
 from integration.cluster import Cluster, host, images
 from integration.cluster.binaries import binaries
 from integration.fleet import Fleet
+from integration.fleet_counts import Counts
 from integration.fleet_users import Users
 from integration.image import agent_image
 from integration.site import Site
 
 NODES = 3
+FRESH = itertools.count()
 TEST_SECONDS = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the time-out of a test count the test alone: compiling Kubernetes takes minutes.
+    """Keep what needs Kubernetes together: one process has the cluster that all share.
 
-    It is longer than those of the test's own waits, which say what they waited for.
+    Let the time-out of a test count the test alone, for compiling Kubernetes takes minutes. It
+    is longer than those of the test's own waits, which say what they waited for.
     """
     for item in items:
         if "cluster_host" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
             item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
 
 
@@ -83,6 +89,20 @@ def fleet(bare_fleet: Fleet) -> Fleet:
         bare_fleet.install()
         bare_fleet.bring(bare_fleet.first)
     return bare_fleet
+
+
+@pytest.fixture(scope="module")
+def counts(fleet: Fleet) -> Iterator[Counts]:
+    """Count what agents ask and log."""
+    with fleet_counts.counting(fleet) as counts:
+        yield counts
+
+
+@pytest.fixture
+def second(fleet: Fleet) -> Iterator[bytes]:
+    """Give a release that no node ever had; afterwards all are back at the first."""
+    yield fleet.release(fleet.site.closure(f"second-{next(FRESH)}"))
+    fleet.bring(fleet.first)
 
 
 @pytest.fixture(scope="session")

@@ -183,8 +183,13 @@ class Fleet(Look):
         return any(one["ready"] for one in states) and pods[0]["metadata"]["name"] != old
 
     def signal(self, name: str, *nodes: str) -> Mapping[str, str]:
-        """Send agents' processes a signal; gives what `until_anew` waits for."""
-        before = {node: self.agent_container(node)["containerID"] for node in nodes or self.nodes}
+        """Send agents' processes a signal; gives what `until_anew` waits for.
+
+        Not before they answer: until it has a handler, a container's first process has no ear.
+        """
+        agents = nodes or self.nodes
+        self.until("answering: the agents", lambda: all(map(self.answers, agents)))
+        before = {node: self.agent_container(node)["containerID"] for node in agents}
         for node, container in before.items():
             task = container.removeprefix("containerd://")
             self.cluster.sh(node, ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", name, task])
@@ -195,8 +200,8 @@ class Fleet(Look):
 
         def anew() -> bool:
             now = {node: self.agent_container(node) for node in before}
-            return all(
-                one["ready"] and one["containerID"] != before[node] for node, one in now.items()
+            return all(one["containerID"] != before[node] for node, one in now.items()) and all(
+                map(self.answers, before)
             )
 
         self.until("started anew: the agents", anew)

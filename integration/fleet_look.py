@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from integration.cluster import Cluster
+from integration.cluster.commands import ClusterError
 from integration.fleet_watch import Watch
 from nodeagent import names, release
 from nodeagent.names import Reason
@@ -84,17 +85,21 @@ class Look:
         return str(self.agent_pod(node)["metadata"]["name"])
 
     def agent_pod(self, node: str) -> Tree:
-        """Give the agent's pod of a node, the one that stays."""
-        return next(
-            pod
-            for pod in self.agents()
-            if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]
-        )
+        """Give the agent's pod of a node, the one that stays; a ClusterError without."""
+        for pod in self.agents():
+            if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]:
+                return pod
+        raise ClusterError(f"no agent on {node}")
 
     def agent_container(self, node: str) -> Tree:
         """Give the status of the agent's container."""
         [container] = self.agent_pod(node)["status"]["containerStatuses"]
         return dict(container)
+
+    def answers(self, node: str) -> bool:
+        """Tell whether the agent of a node answers its kubelet's probes."""
+        statuses = self.agent_pod(node)["status"].get("containerStatuses", ())
+        return any(one["ready"] for one in statuses)
 
     def address(self, node: str) -> str:
         """Say where a node's agent answers."""

@@ -1,13 +1,15 @@
 """The agent's image for the tests, made by the script that makes it for everybody."""
 
+import copy
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,8 @@ NAME: Final = "localhost/nodeagent:dev"
 REPOSITORY: Final = Path(__file__).parents[1]
 RECIPE: Final = REPOSITORY / "daemonset/image"
 KEPT: Final = 3  # archives of this many states of the code
+PLAIN_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+Changes = Mapping[str, Mapping[str, str]]  # by module: text by the text whose place it takes
 TOOLS: Final = ("apt-get", "mmdebstrap", "unshare")
 
 
@@ -54,6 +58,51 @@ class Image:
         for layer in self.manifest["layers"]:
             data = self._read(_member(layer["digest"]))
             subprocess.run(["tar", "-xzp", "-C", root], input=data, check=True)
+
+    def with_changes(self, out: Path, name: str, changes: Changes) -> Path:
+        """Write an archive of the same image with other texts in modules of ours.
+
+        It has one more layer and none of the others, which OCI allows: a node that has this
+        image has them. Each text to be replaced must be there once.
+        """
+        layer = self._changed(changes)
+        config = self._blob(self.manifest["config"]["digest"])
+        config["rootfs"]["diff_ids"].append(_digest(layer))
+        manifest = copy.deepcopy(self.manifest)
+        described = _json(config)
+        manifest["config"] |= _described(described)
+        manifest["layers"].append({"mediaType": PLAIN_LAYER, **_described(layer)})
+        listed = json.loads(self._read("index.json"))
+        [entry] = listed["manifests"]
+        entry |= _described(_json(manifest))
+        entry["annotations"] = dict.fromkeys(entry["annotations"], name)
+        blobs = {_member(_digest(one)): one for one in (layer, described, _json(manifest))}
+        files = {"oci-layout": self._read("oci-layout"), "index.json": _json(listed), **blobs}
+        out.write_bytes(_tar(files))
+        return out
+
+    def _changed(self, changes: Changes) -> bytes:
+        """Make the layer that changes modules; what was compiled of them is whited out in it."""
+        code = io.BytesIO(self._read(_member(self.manifest["layers"][-1]["digest"])))
+        files: dict[str, bytes] = {}
+        with tarfile.open(fileobj=code) as tar:
+            for module, texts in changes.items():
+                [source] = [one for one in tar.getnames() if one.endswith(f"-packages/{module}")]
+                place = Path(source)
+                [compiled] = [
+                    Path(one)
+                    for one in tar.getnames()
+                    if Path(one).match(f"{place.parent}/__pycache__/{place.stem}.*.pyc")
+                ]
+                file = tar.extractfile(source)
+                assert file is not None
+                text = file.read().decode()
+                for old, new in texts.items():
+                    assert text.count(old) == 1, f"{module} has {old!r} {text.count(old)} times"
+                    text = text.replace(old, new)
+                files[source] = text.encode()
+                files[f"{compiled.parent}/.wh.{compiled.name}"] = b""
+        return _tar(files)
 
     def _blob(self, digest: str) -> dict[str, Any]:
         blob: dict[str, Any] = json.loads(self._read(_member(digest)))
@@ -135,6 +184,28 @@ def output(*argv: str, env: dict[str, str] | None = None) -> str:
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nodeagent-test"
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return archive.getvalue()
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _described(data: bytes) -> dict[str, Any]:
+    return {"digest": _digest(data), "size": len(data)}
 
 
 def _member(digest: str) -> str:

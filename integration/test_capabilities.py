@@ -1,4 +1,8 @@
-"""Root with fewer capabilities: what two of them are enough for, and what is said without them."""
+"""Root with fewer capabilities: what each is needed for, and what is said without it.
+
+Those of the manifest are enough where all is root's own; the second that the message names is for
+what somebody else left there. `test_fleet_security.py` looks at them in the agent's own container.
+"""
 
 import os
 from dataclasses import dataclass
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from integration.site import Node, Site
 from nodeagent.names import Reason
@@ -13,6 +18,7 @@ from nodeagent.names import Reason
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give up capabilities")
 
 NAMED: Final = ("dac_override", "fowner")
+DAEMONSET: Final = Path(__file__).parents[1] / "daemonset/base/daemonset.yaml"
 
 
 @dataclass
@@ -62,6 +68,40 @@ async def test_the_two_that_the_message_names_are_enough_for_a_nodes_whole_life(
     site.promote(second)
     assert await node.once() == 0
     assert "hello 2" in node.hello()
+
+
+def of_the_manifest() -> tuple[str, ...]:
+    """List the capabilities that the DaemonSet gives its agents."""
+    pod = yaml.safe_load(DAEMONSET.read_text())["spec"]["template"]["spec"]
+    [agent] = pod["containers"]
+    added = agent["securityContext"]["capabilities"]["add"]
+    return tuple(name.lower() for name in added)
+
+
+@pytest.mark.parametrize("missing", [None, *of_the_manifest()])
+async def test_of_the_manifests_capabilities_none_is_missing_and_none_superfluous(
+    tmp_path: Path, missing: str | None
+) -> None:
+    site = Site(tmp_path)
+    closure = site.closure("1")
+    given = tuple(name for name in of_the_manifest() if name != missing)
+    node = Bare(site, tmp_path / "node1", capabilities=given)
+    site.promote(await site.release(closure))
+    assert await node.once() == 0
+    damage(node, closure.root)
+    node.boot("boot-2")
+    if missing is None:
+        assert await node.once() == 0  # exchanged
+        node.boot("boot-3")
+        assert await node.once() == 0  # and its remains removed
+        assert not any((node.store_root / "nix/var/nodeagent/displaced").iterdir())
+        site.promote(await site.release(site.closure("2")))
+        assert await node.once() == 0
+        assert "hello 2" in node.hello()
+    else:
+        assert await node.once() == 1
+        [told] = [one["event"] for one in node.log if one.get("reason") == Reason.STORE_UNUSABLE]
+        assert f"CAP_{missing.upper()}" in told
 
 
 async def test_without_any_a_node_is_filled_and_what_cannot_be_mended_is_told(

@@ -6,6 +6,7 @@ import urllib3
 
 from integration.fleet import Fleet
 from nodeagent import names
+from nodeagent.names import Reason
 
 # Runs in an agent's container: with its token, its certificates, and what it has of Python.
 LABEL = """
@@ -47,14 +48,17 @@ def test_the_token_of_an_agent_is_good_for_its_own_node_alone(fleet: Fleet) -> N
 
 def test_an_agent_that_no_policy_guards_says_so_and_its_node_stays_ready(fleet: Fleet) -> None:
     def guarded() -> bool:
-        answer = urllib3.request("GET", f"{fleet.address('node1')}/healthz", timeout=5)
-        return all(one["ok"] for one in answer.json()["checks"] if one["name"] == "policy")
+        metrics = urllib3.request("GET", f"{fleet.address('node1')}/metrics", timeout=5).data
+        return b'nodeagent_check{check="policy"} 1.0' in metrics
 
+    reason = str(Reason.POLICY_NOT_ENFORCED)
     assert guarded()
     fleet.kubectl("delete", "validatingadmissionpolicybinding", "nodeagent")
     try:
         fleet.renew("node1")
         fleet.until("told: nothing guards it", lambda: not guarded())
+        fleet.until("told: by the condition", lambda: reason in fleet.condition("node1")["message"])
+        assert reason in fleet.exec("node1", "nodeagent", "status")
         assert fleet.is_ready("node1", fleet.first)
     finally:
         fleet.apply()

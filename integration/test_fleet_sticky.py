@@ -11,6 +11,7 @@ import urllib3
 
 from integration import fleet_kubelets
 from integration.fleet import AGENTS, NAMESPACE, Fleet
+from integration.fleet_look import Tree
 from integration.fleet_users import Users, life, runs, unlabelled
 from nodeagent import names, promote
 from nodeagent.names import Metric, Reason
@@ -32,10 +33,16 @@ def users(fleet: Fleet, users_namespace: Users) -> Iterator[Users]:
 
 
 def agents_deleted(fleet: Fleet) -> Iterator[None]:
+    old = names_of(fleet.agents())
     fleet.kubectl("delete", "pods", *AGENTS, "--wait=false")
     yield
+    fleet.until("gone: the old agents", lambda: old.isdisjoint(names_of(fleet.agents())))
     fleet.until_rolled_out()
     yield
+
+
+def names_of(pods: list[Tree]) -> set[str]:
+    return {pod["metadata"]["name"] for pod in pods}
 
 
 def agents_terminated(fleet: Fleet) -> Iterator[None]:

@@ -6,7 +6,8 @@ import pytest
 
 from integration.apiserver import api_server
 from tests.kube_conformance import *  # noqa: F403 the suite is collected here
-from tests.kube_conformance_use import *  # noqa: F403 … in two parts
+from tests.kube_conformance_leave import *  # noqa: F403 … in parts
+from tests.kube_conformance_use import *  # noqa: F403
 from tests.kube_server import Server
 
 

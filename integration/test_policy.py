@@ -237,6 +237,19 @@ def test_a_node_store_is_its_own_nodes(admin: Kubernetes, case: str) -> None:
     assert store.says in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("node", ["node1", "node2", ""])
+def test_a_node_store_is_removed_by_its_own_node_alone(admin: Kubernetes, node: str) -> None:
+    for name in ("node1", "node2"):
+        body = {"apiVersion": names.NODE_STORE_VERSION, "kind": "NodeStore"}
+        admin.kubectl("apply", "-f", "-", stdin=json.dumps({**body, "metadata": {"name": name}}))
+    which = f"/apis/{names.NODE_STORE_VERSION}/nodestores/{node}".rstrip("/")  # or all of them
+    who = ("--as", AGENT, f"--as-user-extra={CLAIM}=node1")
+    done = admin.kubectl("delete", f"--raw={which}?dryRun=All", *who, check=False)
+    assert (done.returncode == 0) == (node == "node1"), done.stderr
+    assert node == "node1" or "ValidatingAdmissionPolicy 'nodeagent'" in done.stderr, done.stderr
+    assert node != "node2" or "may not touch nodestores node2" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("node", ["node1", "node2"])
 def test_events_are_about_its_own_node(admin: Kubernetes, node: str) -> None:
     body = {

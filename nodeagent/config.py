@@ -2,6 +2,7 @@
 
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nodeagent import names
 
+MOST_SKEW_SECONDS: Final = 10 * 365 * 24 * 3600.0
 _CACHE: Final = re.compile(r"(?P<name>[A-Za-z0-9._-]+)=(?P<address>(?:https?|file)://\S+)")
 
 
@@ -47,11 +49,41 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NODEAGENT_", frozen=True)
 
 
-class AgentSettings(Settings):
+class NodeSettings(Settings):
+    """What tells a node, and where on it nodeagent writes."""
+
+    node_name: str = Field(default_factory=this_node, description="this node's name")
+    store_root: Path = Field(Path("/"), description="the store is nix/store below this directory")
+    host_store: str | None = Field(
+        None, description="what the host calls the store directory (default: as here)"
+    )
+    state_dir: Path = Field(Path(names.STATE_DIR), description="durable state")
+    run_dir: Path = Field(Path(names.RUN_DIR), description="gates; a tmpfs in production")
+    kubernetes: Literal["auto", "on", "off"] = Field(
+        "auto", description="speak of the node to the API server (auto: in a pod)"
+    )
+    kubeconfig: Path | None = Field(None, description="how to reach it from outside a pod")
+
+    def in_cluster(self, environment: Mapping[str, str]) -> bool:
+        """Tell whether there is an API server to speak to."""
+        if self.kubernetes == "auto":
+            return self.kubeconfig is not None or "KUBERNETES_SERVICE_HOST" in environment
+        return self.kubernetes == "on"
+
+
+class CleanupSettings(NodeSettings):
+    """Take what nodeagent made off this node."""
+
+    store: bool = Field(
+        default=False, description="delete the store's content, too, if it is nodeagent's alone"
+    )
+    force: bool = Field(default=False, description="go on although pods use the node's store")
+
+
+class AgentSettings(NodeSettings):
     """Keep this node's pins realised, verified and published."""
 
     pins: Path = Field(Path("/etc/nodeagent/pins/pins.json"), description="the pins document")
-    node_name: str = Field(default_factory=this_node, description="this node's name")
     fleet: str = Field("default", description="the fleet that records must be signed for")
     channel: str = Field(
         names.DEFAULT_CHANNEL,
@@ -74,18 +106,8 @@ class AgentSettings(Settings):
         Path("/etc/nodeagent/keys/cache.pub"), description="public keys that sign store paths"
     )
     min_serial: int = Field(0, ge=0, description="the lowest serial that a new node takes")
-    store_root: Path = Field(Path("/"), description="the store is nix/store below this directory")
     share_store: bool = Field(default=False, description="add to a store that is not nodeagent's")
-    host_store: str | None = Field(
-        None, description="what the host calls the store directory (default: as here)"
-    )
-    state_dir: Path = Field(Path(names.STATE_DIR), description="durable state")
-    run_dir: Path = Field(Path(names.RUN_DIR), description="gates; a tmpfs in production")
     boot_id_file: Path = Field(Path(names.BOOT_ID_FILE), description="names the current boot")
-    kubernetes: Literal["auto", "on", "off"] = Field(
-        "auto", description="announce the node to the API server (auto: in a pod)"
-    )
-    kubeconfig: Path | None = Field(None, description="how to reach it from outside a pod")
     startup_taint: bool = Field(
         default=False, description=f"take the taint {names.TAINT} off the node once it is ready"
     )
@@ -108,6 +130,12 @@ class AgentSettings(Settings):
     resync_seconds: Seconds = Field(300.0, description="look at everything again this often")
     retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")
     retry_max_seconds: Seconds = Field(120.0, description="longest wait after a failed pass")
+    clock_skew_seconds: float = Field(
+        0.0,
+        ge=-MOST_SKEW_SECONDS,
+        le=MOST_SKEW_SECONDS,
+        description="how far the agent's clock shall be ahead of the machine's; behind: negative",
+    )
     once: bool = Field(default=False, description="one pass, then exit: 0 published, 1 not")
 
     @property

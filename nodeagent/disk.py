@@ -15,6 +15,7 @@ from nodeagent.space import Space
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL_TOLD: Final = re.compile("no space left|disk is full|quota exceeded", re.IGNORECASE)
 _JOURNALS: Final = 4
+_JOURNAL_BYTES: Final = 64 * 1024
 _ROOT: Final = "run the agent as root with CAP_DAC_OVERRIDE and CAP_FOWNER"
 _STEPS: Final = {
     errno.ENOSPC: "make room there, or give it a larger file system",
@@ -58,8 +59,10 @@ def recognised(cause: str, place: Path) -> NodeAgentError | None:
         told = os.statvfs(place)
         if told.f_flag & os.ST_RDONLY:
             return fault(OSError(errno.EROFS, os.strerror(errno.EROFS)), place)
-        # SQLite without inodes for its journals says that the database cannot be opened.
+        # SQLite without inodes or room for its journals says that the database cannot be opened, or
+        # that there was an I/O error.
         full |= told.f_files > 0 and told.f_favail < _JOURNALS
+        full |= told.f_bavail * told.f_frsize < _JOURNAL_BYTES
     if full:
         return fault(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place)
     return None
@@ -72,6 +75,25 @@ def usable(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise fault(error, place) from None
+
+
+def remove(path: Path) -> None:
+    """Remove a tree, also one whose directories are read-only."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    todo, directories = [os.fsencode(path)], []
+    while todo:  # no recursion: a hostile tree may be 2,000 deep
+        directories.append(todo.pop())
+        os.chmod(directories[-1], 0o700)  # noqa: PTH101 names are bytes
+        with os.scandir(directories[-1]) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108 names are bytes
+    for directory in reversed(directories):
+        os.rmdir(directory)  # noqa: PTH106 names are bytes
 
 
 def _left(code: int, place: Path) -> str:

@@ -1,6 +1,8 @@
 """The node's durable memory: what it accepted, what it published, the manifests it needs.
 
-One process at a time owns it; another waits for the lock.
+One process at a time owns it; another waits for the lock. Agents of several versions may own it
+in turn: fields that this one does not know it keeps, and a newer version of the file it refuses
+(docs/design.md, "Versions").
 """
 
 import asyncio
@@ -8,29 +10,42 @@ import contextlib
 import fcntl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from nodeagent import model, release
+from nodeagent import __version__, model, release
 from nodeagent.errors import NodeAgentError
-from nodeagent.model import Digest, Document
+from nodeagent.model import Digest, Document, Kept
 from nodeagent.names import Reason
 from nodeagent.pins import Envelope
 from nodeagent.select import Accepted, Wanted
 from nodeagent.store import usable, write_file
 
-VERSION: Final = 1
+VERSION: Final = 1  # raised by what an older agent cannot read, or would make untrue
 POLL_SECONDS: Final = 1.0
+LOCK: Final = "lock"
 
 
 class _Header(Document, extra="ignore"):
     """What every version of the state file has."""
 
-    version: int = VERSION
+    version: Annotated[int, Field(ge=1)] = VERSION
 
 
-class Held(Document):
+class _Floor(Document, extra="ignore"):
+    """What is looked for in a channel of a newer version."""
+
+    floor: int = 0
+
+
+class _Floors(Document, extra="ignore"):
+    """What a newer version may still tell us."""
+
+    channels: Mapping[str, _Floor] = {}
+
+
+class Held(Kept):
     """What is published: enough to publish it again without pins, cache or API server."""
 
     channel: str
@@ -39,15 +54,15 @@ class Held(Document):
     caches: tuple[str, ...]
 
 
-class ChannelMemory(Document):
+class ChannelMemory(Kept):
     """What was accepted in one channel."""
 
     floor: int = 0
     accepted: tuple[Envelope, ...] = ()
 
 
-class State(Document):
-    """The state file."""
+class State(Kept):
+    """The state file; `version` is that of the agent who wrote it last."""
 
     version: int = VERSION
     channels: Mapping[str, ChannelMemory] = {}
@@ -71,7 +86,7 @@ class Ledger:
         """Hold the lock, waiting while another agent does, and read the state."""
         with usable(self.directory):
             self._releases.mkdir(parents=True, exist_ok=True)
-            file = (self.directory / "lock").open("w")
+            file = (self.directory / LOCK).open("a")
         with file as lock:
             waiting = False
             while not _try_lock(lock.fileno()):
@@ -97,14 +112,19 @@ class Ledger:
         channel = wanted.record.channel
         memory = self.state.channels.get(channel, ChannelMemory())
         older = [one for one in memory.accepted if one.identity != wanted.envelope.identity]
-        fresh = ChannelMemory(floor=wanted.floor, accepted=(*older[-3:], wanted.envelope))
+        fresh = memory.model_copy(
+            update={"floor": wanted.floor, "accepted": (*older[-3:], wanted.envelope)}
+        )
         if fresh != memory:
             self._write(channels={**self.state.channels, channel: fresh})
 
     def publish(self, held: Held, boot: str) -> None:
         """Remember what is published, and that it was verified in this boot."""
+        held = self._as_known(held)
         if (held, boot) != (self.state.held, self.state.verified_boot):
             self._write(held=held, verified_boot=boot)
+            with contextlib.suppress(OSError):
+                (self.directory / LOCK).write_text(boot)
             self._forget_manifests(held.release)
 
     def begin(self, boot: str) -> bool:
@@ -157,11 +177,21 @@ class Ledger:
     def _manifest(self, digest: str) -> Path:
         return self.directory / release.manifest_file(digest)
 
+    def _as_known(self, held: Held) -> Held:
+        """Give what is held with all that a newer agent noted of it, while it stays the same."""
+        known = self.state.held
+        if known is not None and known.model_copy(update=dict(held)) == known:
+            return known
+        return held
+
     def _forget_manifests(self, published: str) -> None:
         """Drop the manifests of records that are no longer remembered."""
         keep = {published}
-        for memory in self.state.channels.values():
-            keep.update(envelope.peek().release for envelope in memory.accepted)
+        try:
+            for memory in self.state.channels.values():
+                keep.update(envelope.peek().release for envelope in memory.accepted)
+        except NodeAgentError:  # a newer agent's record: which manifest is its, it alone can tell
+            return
         files = {self._manifest(digest).name for digest in keep}
         with usable(self.directory):
             for file in self._releases.iterdir():
@@ -172,8 +202,10 @@ class Ledger:
         file = self.directory / "state.json"
         try:
             with usable(file):
-                data = file.read_bytes() if file.exists() else b"{}"
-            self._require_known(file, _Header.model_validate_json(data).version)
+                if not file.exists():
+                    return self._afresh()
+                data = file.read_bytes()
+            _require_known(file, data)
             return State.model_validate_json(data)
         except ValidationError as error:
             raise NodeAgentError(
@@ -182,21 +214,38 @@ class Ledger:
                 "(then set --min-serial)",
             ) from None
 
-    @staticmethod
-    def _require_known(file: Path, version: int) -> None:
-        """Judge the version first: what else a newer file has, this nodeagent cannot know."""
-        if version > VERSION:
-            raise NodeAgentError(
-                Reason.STORE_UNUSABLE,
-                f"{file} has version {version}, this nodeagent knows {VERSION}; upgrade it",
-            )
+    def _afresh(self) -> State:
+        """Begin without memory; where gates were opened in this boot, pods may hold them."""
+        noted = (self.directory / LOCK).read_text(errors="replace")
+        return State(verified_boot=noted or None)
 
     def _write(self, **changes: object) -> None:
-        state = self.state.model_copy(update=changes)
-        data = state.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        state = self.state.model_copy(update={**changes, "version": VERSION})
+        data = state.model_dump_json(by_alias=True, indent=1)
         with usable(self.directory):
             write_file(self.directory / "state.json", data.encode())
         self.state = state  # only now: what is not on disk is written with the next change
+
+
+def _require_known(file: Path, data: bytes) -> None:
+    """Judge the version first: what else a newer file has, this nodeagent cannot know."""
+    version = _Header.model_validate_json(data).version
+    if version > VERSION:
+        raise NodeAgentError(
+            Reason.STORE_UNUSABLE,
+            f"{file} has version {version}, this nodeagent {__version__} knows {VERSION}: upgrade "
+            f"again, or move the file away and set --min-serial to {_floor(data)}; nothing on the "
+            "node was changed",
+        )
+
+
+def _floor(data: bytes) -> str:
+    """Say which serial keeps old records out once a newer version of the file is gone."""
+    try:
+        channels = _Floors.model_validate_json(data).channels.values()
+    except ValidationError:
+        return "the serial of the record that the node has published"
+    return str(max((one.floor for one in channels), default=0))
 
 
 def _try_lock(fd: int) -> bool:

@@ -11,6 +11,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 HELP: Final[dict[Metric, str]] = {
     Metric.READY: "1 if a published generation is intact",
+    Metric.CHECK: "1 if this check of /healthz holds",
     Metric.PHASE: "1 for what the agent is doing now",
     Metric.PUBLISHED_INFO: "The published release, by digest and channel",
     Metric.WANTED_INFO: "The release that the pins select, by digest and channel",
@@ -38,6 +39,7 @@ class Metrics:
         self.serial = self._gauge(Metric.SERIAL)
         self.bytes_todo = self._gauge(Metric.BYTES_TODO)
         self.last_success = self._gauge(Metric.LAST_SUCCESS)
+        self.check = self._gauge(Metric.CHECK, "check")
         self._phase = self._gauge(Metric.PHASE, "phase")
         self._published = self._gauge(Metric.PUBLISHED_INFO, "digest", "channel")
         self._wanted = self._gauge(Metric.WANTED_INFO, "digest", "channel")

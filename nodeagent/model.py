@@ -51,6 +51,10 @@ class Document(BaseModel):
     )
 
 
+class Kept(Document, extra="allow"):
+    """Base of what an agent writes for the next one: what a newer one has added stays in it."""
+
+
 def explain(error: ValidationError) -> str:
     """Say in one line where a document is wrong first, and how many more faults it has."""
     faults = error.errors(include_url=False, include_input=False)

@@ -89,7 +89,10 @@ class Reason(StrEnum):
     API_UNREACHABLE = "ApiUnreachable"
     API_REFUSED = "ApiRefused"
     POLICY_NOT_ENFORCED = "PolicyNotEnforced"
+    SELINUX_UNLABELLED = "SELinuxUnlabelled"
     AGENT_UNREACHABLE = "AgentUnreachable"
+    AGENT_RUNNING = "AgentRunning"
+    IN_USE = "InUse"
     SETTING_INVALID = "SettingInvalid"
     INTERNAL_ERROR = "InternalError"
 
@@ -98,6 +101,7 @@ class Metric(StrEnum):
     """Prometheus metric names; `nodeagent.metrics` gives each its type and help."""
 
     READY = "nodeagent_ready"
+    CHECK = "nodeagent_check"
     PHASE = "nodeagent_phase"
     PUBLISHED_INFO = "nodeagent_published_info"
     WANTED_INFO = "nodeagent_wanted_info"

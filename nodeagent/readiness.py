@@ -20,8 +20,8 @@ class Evidence:
 
     `absent` are store paths of the published closure that are gone, `damaged` those whose contents
     are not what was poured, `shut` its profiles whose gate does not lead anywhere, `conflicts`
-    paths valid with another hash than released. An agent is `unguarded` if the API server would let
-    it write what it may not.
+    paths valid with another hash than released, `closed` what SELinux lets no container read. An
+    agent is `unguarded` if the API server would let it write what it may not.
     """
 
     published: bool
@@ -31,6 +31,7 @@ class Evidence:
     conflicts: Sequence[str] = ()
     problem: tuple[Reason, str] | None = None
     unguarded: bool = False
+    closed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def judge(evidence: Evidence) -> list[Check]:
         _generation(evidence),
         _store(evidence),
         _gates(evidence),
+        _selinux(evidence),
         _conflicts(evidence),
         _last_pass(evidence),
         _policy(evidence),
@@ -129,6 +131,16 @@ def _gates(evidence: Evidence) -> Check:
         return Check("gates", ok=True, needed=True)
     message = f"the gates of these profiles are shut: {_some(evidence.shut)}"
     return _missing("gates", Reason.NOTHING_PUBLISHED, message)
+
+
+def _selinux(evidence: Evidence) -> Check:
+    if not evidence.closed:
+        return Check("selinux", ok=True, needed=True)
+    message = (
+        f"SELinux lets no container read {_some(evidence.closed)}; add "
+        "daemonset/components/selinux to your overlay, or label them, and restart the agent"
+    )
+    return _missing("selinux", Reason.SELINUX_UNLABELLED, message)
 
 
 def _conflicts(evidence: Evidence) -> Check:

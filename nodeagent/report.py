@@ -6,7 +6,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from nodeagent import __version__
@@ -54,6 +54,15 @@ class Problem(Document):
     since: Moment
 
 
+class FailedCheck(Document):
+    """A check that does not hold; only a `needed` one makes the node unready."""
+
+    name: str
+    needed: bool
+    reason: Reason
+    message: str
+
+
 class ProfileStatus(Document):
     """One published profile."""
 
@@ -82,11 +91,18 @@ class Status(Document):
     elsewhere: Mapping[str, tuple[str, ...]] = {}
     conflicts: tuple[str, ...] = ()
     scrub: ScrubProgress | None = None
+    failed_checks: tuple[FailedCheck, ...] = ()
 
 
 def utc_now() -> datetime:
-    """Read the clock."""
+    """Read this machine's clock."""
     return datetime.now(UTC)
+
+
+def clock(skew_seconds: float) -> Callable[[], datetime]:
+    """Give a clock that is ahead of this machine's, or behind it by a negative number."""
+    skew = timedelta(seconds=skew_seconds)
+    return lambda: utc_now() + skew
 
 
 @dataclass
@@ -94,6 +110,7 @@ class Report:
     """The account that the agent keeps while it works.
 
     `on_problem` hears each new problem; `on_change` is called when there is anything to tell.
+    `clock` is the agent's only one: it judges expiry and dates heartbeats, too.
     """
 
     on_problem: Callable[[Problem], None] = lambda _: None

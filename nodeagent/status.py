@@ -14,6 +14,7 @@ from nodeagent.report import ScrubProgress, Status
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
+_TOLD: Final = {"conflicts", "pass"}  # checks that have lines of their own
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -51,6 +52,9 @@ def lines(status: Status) -> Iterator[str]:
         yield f"scrub     {_scrub_text(status.scrub)}"
     for path in status.conflicts:
         yield f"conflict  {path} was valid with another hash than released and stays as it is"
+    for check in status.failed_checks:
+        if check.name not in _TOLD:
+            yield f"{check.name:9} {check.reason}: {check.message}"
     if status.problem is not None:
         yield f"problem   {status.problem.reason}: {status.problem.message}"
 

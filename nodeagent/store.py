@@ -10,16 +10,18 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent import nar, storepath
-from nodeagent.disk import usable as usable  # noqa: PLC0414 ledger and gates have it from here
+from nodeagent import __version__, nar, storepath
+from nodeagent.disk import remove as remove  # noqa: PLC0414 gates have them from here
+from nodeagent.disk import usable as usable  # noqa: PLC0414
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import STORE_DIR, Reason
 
+LAYOUT: Final = 1  # of what lies under `ours` and `roots`; an empty marker is of the first
 PART_SUFFIX: Final = ".part"
 LOCK_SECONDS: Final = 10.0  # A commit cannot be cancelled: SIGTERM and newer pins wait with it.
 _LOCK_POLL_SECONDS: Final = 0.05
@@ -70,13 +72,23 @@ class StoreFiles:
         """Roots of single paths until their generation has one."""
         return self.roots / "pending"
 
+    @property
+    def marker(self) -> Path:
+        """What says that nodeagent made the store, or was told to share it."""
+        return self.ours / "owner"
+
+    @property
+    def shared(self) -> Path:
+        """What says that somebody's paths were there first."""
+        return self.ours / "shared"
+
     def claim(self, *, share: bool) -> None:
         """Mark the store as ours and make our directories; refuse one that is somebody's.
 
         Raises ForeignStore for a store without our marker, unless `share`, and StoreUnusable
-        where files cannot be made or staging is on another file system.
+        where files cannot be made, staging is on another file system, or the layout is newer.
         """
-        marker = self.ours / "owner"
+        marker = self.marker
         with usable(self.store_dir):
             if not share and not marker.exists() and self.store_dir.exists() and self.on_disk():
                 raise NodeAgentError(
@@ -84,9 +96,13 @@ class StoreFiles:
                     f"{self.store_dir} holds paths and is not nodeagent's (no {marker}); give "
                     "another --store-root, or --share-store to add to it",
                 )
+            _require_known_layout(marker)
             for directory in (self.store_dir, self.staging, self.displaced, self.pending):
                 directory.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            if not marker.exists():
+                if self.on_disk():
+                    self.shared.touch()
+                write_file(marker, f"{LAYOUT}\n".encode())
             for part in self.staging.glob(f"*{PART_SUFFIX}"):  # of an agent that was killed
                 remove(part)
         if self.staging.stat().st_dev != self.store_dir.stat().st_dev:
@@ -99,8 +115,9 @@ class StoreFiles:
     def on_disk(self) -> set[str]:
         """List what lies in the store directory, registered or not."""
         with usable(self.store_dir), os.scandir(self.store_dir) as entries:
-            names = [entry.name for entry in entries]
-        return {f"{STORE_DIR}/{name}" for name in names if _is_content(name)}
+            names = [entry.name for entry in entries if storepath.is_basename(entry.name)]
+        fleeting = (".lock", ".drv.chroot")
+        return {f"{STORE_DIR}/{name}" for name in names if not name.endswith(fleeting)}
 
     def real(self, path: str) -> Path:
         """Say where a store path lies on disk."""
@@ -169,11 +186,7 @@ class StoreFiles:
 
     def _sync(self) -> None:
         """Flush the whole file system: 30 times faster than an fsync a file."""
-        fd = os.open(self.staging, _DIRECTORY)
-        try:
-            _check(_LIBC.syncfs(fd))
-        finally:
-            os.close(fd)
+        _fsync(self.staging, lambda fd: _check(_LIBC.syncfs(fd)))
 
     def set_roots(self, generation: str, roots: dict[str, str]) -> None:
         """Root a generation's profiles, then drop the roots of its single paths."""
@@ -184,6 +197,16 @@ class StoreFiles:
                 swap_symlink(directory / name, path)
             for entry in list(os.scandir(self.pending)):
                 Path(entry.path).unlink()
+
+
+def _require_known_layout(marker: Path) -> None:
+    layout = marker.read_text(errors="replace").strip()[:40] if marker.exists() else ""
+    if layout not in {"", str(LAYOUT)}:
+        raise NodeAgentError(
+            Reason.STORE_UNUSABLE,
+            f"{marker} says layout {layout!r}, this nodeagent {__version__} knows {LAYOUT}: "
+            "upgrade again, or give another --store-root; nothing on the node was changed",
+        )
 
 
 def swap_symlink(link: Path, target: str) -> None:
@@ -211,25 +234,6 @@ def write_file(file: Path, data: bytes) -> None:
         os.fsync(out.fileno())
     fresh.rename(file)
     _fsync(file.parent)
-
-
-def remove(path: Path) -> None:
-    """Remove a tree, also one whose directories are read-only."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    todo, directories = [os.fsencode(path)], []
-    while todo:  # no recursion: a hostile tree may be 2,000 deep
-        directories.append(todo.pop())
-        os.chmod(directories[-1], 0o700)  # noqa: PTH101 names are bytes
-        with os.scandir(directories[-1]) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                else:
-                    os.unlink(entry.path)  # noqa: PTH108 names are bytes
-    for directory in reversed(directories):
-        os.rmdir(directory)  # noqa: PTH106 names are bytes
 
 
 @contextlib.contextmanager
@@ -281,13 +285,9 @@ def _check(result: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _fsync(directory: Path) -> None:
+def _fsync(directory: Path, sync: Callable[[int], None] = os.fsync) -> None:
     fd = os.open(directory, _DIRECTORY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
-
-
-def _is_content(name: str) -> bool:
-    return storepath.is_basename(name) and not name.endswith((".lock", ".drv.chroot"))

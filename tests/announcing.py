@@ -88,7 +88,7 @@ class World:
         self.client.server = self.api
         self.started: float | None = None  # simulated time begins when the test does
         self.announcer: Any = None
-        self.taint = False
+        self.taint, self.skew = False, timedelta()
         self.register()
 
     def register(self) -> None:
@@ -107,7 +107,7 @@ class World:
     def clock(self) -> datetime:
         now = asyncio.get_running_loop().time()
         self.started = now if self.started is None else self.started
-        return NOW + timedelta(seconds=round(now - self.started, 3))
+        return NOW + self.skew + timedelta(seconds=round(now - self.started, 3))
 
     def new(self) -> Announcer:
         """Make an announcer that knows nothing, as a new process does."""

@@ -59,9 +59,10 @@ class FakeApi:
     """The server's state; `answer` is all that it does.
 
     Orders for bad times: `away` drops connections, `slow` is a wait before each answer, `faults`
-    gives a status for every path that begins so. What is `guarded` by a policy refuses all that is
-    asked without effect. `writes` counts what came in by method and path,
-    `asked` all requests, also those that were dropped.
+    gives a status for every path that begins so, and `retry_after` what those answers ask for;
+    `expired` are credentials that are no longer good. What is `guarded` by a policy refuses all
+    that is asked without effect. `writes` counts what came in by method and path, `asked` all
+    requests, also those that were dropped, and `queries` holds the parameters that were used.
     """
 
     def __init__(self) -> None:
@@ -71,11 +72,22 @@ class FakeApi:
         self.asked = 0
         self.away, self.slow, self.guarded = False, 0.0, True
         self.faults: dict[str, int] = {}
+        self.retry_after: int | str = 0
+        self.expired: set[str] = set()
+        self.queries: set[str] = set()
         self._versions = itertools.count(1)
+
+    def headers(self, status: int) -> dict[str, str]:
+        """Give what comes with an answer of that status."""
+        asks = self.retry_after and status in {429, 503}
+        return {"Retry-After": str(self.retry_after)} if asks else {}
 
     def answer(self, request: Request) -> tuple[int, Any]:
         """Give status and body."""
+        self.queries |= request.query.keys()
         try:
+            if request.credentials in self.expired:
+                raise RefusedError(401, "Unauthorized")
             return self._answer(request)
         except RefusedError as error:
             return error.status, {
@@ -126,11 +138,21 @@ class FakeApi:
         makes = request.content_type == APPLY and found["kind"] == "nodestores" and not found["sub"]
         if path not in self.objects and not makes:
             raise RefusedError(404, f'{_of(path)} "{found["name"]}" not found')
-        if request.method == "PATCH":
-            self._patch(path, found["sub"] or "", request)
-        elif request.method != "GET":
-            raise RefusedError(405, "the server does not allow this method on the resource")
-        return 200, self.read(path)
+        return 200, self._one(path, found["sub"] or "", request)
+
+    def _one(self, path: str, sub: str, request: Request) -> Any:  # noqa: ANN401 any JSON
+        """Do what is asked of one object that is there."""
+        match request.method:
+            case "GET":
+                pass
+            case "PATCH":
+                self._patch(path, sub, request)
+            case "DELETE":
+                self.delete(path)
+                return {"kind": "Status", "status": "Success"}
+            case _:
+                raise RefusedError(405, "the server does not allow this method on the resource")
+        return self.read(path)
 
     def _patch(self, path: str, sub: str, request: Request) -> None:
         if request.is_dry:

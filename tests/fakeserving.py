@@ -40,25 +40,22 @@ class Direct(ApiClient):
         request = Request(
             method, parts.path, dict(parse_qsl(parts.query)), header_params["Content-Type"], body
         )
-        return Reply(*self.server.answer(copy.deepcopy(request)))
+        status, answer = self.server.answer(copy.deepcopy(request))
+        return Reply(status, answer, self.server.headers(status))
 
 
 class Reply:
     """Both what the library's transport gives and the response inside."""
 
-    def __init__(self, status: int, body: Any) -> None:  # noqa: ANN401 any JSON
+    def __init__(self, status: int, body: Any, headers: Mapping[str, str]) -> None:  # noqa: ANN401 any JSON
         self.status, self.reason, self.data = status, str(status), json.dumps(body).encode()
-        self.response = self
+        self.response, self.headers = self, headers
 
     async def read(self) -> bytes:
         return self.data
 
     async def json(self) -> Any:  # noqa: ANN401 any JSON
         return json.loads(self.data)
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {}
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +78,7 @@ async def serving(server: FakeApi) -> AsyncIterator[str]:
             http.headers.get("Authorization", ""),
         )
         status, body = server.answer(request)
-        return web.json_response(body, status=status)
+        return web.json_response(body, status=status, headers=server.headers(status))
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)

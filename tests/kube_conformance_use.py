@@ -10,7 +10,6 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.names import TAINT, Reason
 from tests.kube_server import MERGE, Server, connected
 
-PODS: Final = "/api/v1/namespaces/default/pods"
 TAINTED: Final = {"key": TAINT, "effect": "NoSchedule"}
 OTHERS: Final = [
     {"key": "gpu", "value": "yes", "effect": "NoSchedule"},
@@ -73,27 +72,34 @@ STRANGERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "nothing": {},
     "other selector": {"nodeSelector": {"zone": "b"}},
     "other path": _volume("/run/elsewhere"),
-    "agent": _volume("/run/nodeagent"),
-    "agent that selects": _volume("/run/nodeagent/")
-    | {"nodeSelector": {"nodeagent.dev/ready": "true"}},
 }
+AGENT: Final = {**_volume("/run/nodeagent"), **USERS["selector"]}
 
 
-async def _pod(server: Server, spec: Mapping[str, Any], *, node: str = "", phase: str = "") -> None:
+async def _pod(
+    server: Server,
+    spec: Mapping[str, Any],
+    *,
+    node: str = "",
+    phase: str = "",
+    namespace: str = "default",
+) -> None:
     name = f"pod-{uuid.uuid4().hex[:8]}"
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": str(uuid.uuid4())}
+    place = f"/api/v1/namespaces/{namespace}/pods"
     body = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": name, "namespace": namespace, "ownerReferences": [owner]},
         "spec": {
             "nodeName": node or server.node,
             "containers": [{"name": "c", "image": "localhost/base:1"}],
             **spec,
         },
     }
-    await server.ask("POST", PODS, body)
+    await server.ask("POST", place, body)
     if phase:
-        await server.ask("PATCH", f"{PODS}/{name}/status", {"status": {"phase": phase}}, MERGE)
+        await server.ask("PATCH", f"{place}/{name}/status", {"status": {"phase": phase}}, MERGE)
 
 
 @pytest.mark.parametrize("use", USERS)
@@ -112,3 +118,11 @@ async def test_finished_pods_and_those_of_other_nodes_need_nothing(server: Serve
     await _pod(server, USERS["store"], node="elsewhere")
     async with connected(server) as (_, node):
         assert not await node.in_use()
+
+
+async def test_agents_are_not_users_but_only_in_their_own_namespace(server: Server) -> None:
+    async with connected(server) as (_, node):
+        await _pod(server, AGENT, namespace="nodeagent-system")
+        assert not await node.in_use()
+        await _pod(server, AGENT)
+        assert [one.partition("/")[0] for one in await node.users(())] == ["default"]

@@ -7,7 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from nodeagent.names import Phase, Reason
-from nodeagent.report import Problem, ProfileStatus, Progress, ScrubProgress, Status, Target
+from nodeagent.report import (
+    FailedCheck,
+    Problem,
+    ProfileStatus,
+    Progress,
+    ScrubProgress,
+    Status,
+    Target,
+)
 from tests.handmade import NOW, SYSTEM, digest, path
 
 IDLE: Final = Status(
@@ -51,6 +59,14 @@ STATUS: Final = IDLE.model_copy(
         "problem": Problem(reason=Reason.PATH_DAMAGED, message="it vanished", since=NOW),
         "conflicts": (path("conflict"),),
         "scrub": SCRUB,
+        "failed_checks": (
+            FailedCheck(
+                name="pass", needed=False, reason=Reason.PATH_DAMAGED, message="it vanished"
+            ),
+            FailedCheck(
+                name="policy", needed=False, reason=Reason.POLICY_NOT_ENFORCED, message="none"
+            ),
+        ),
     }
 )
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from nodeagent.agent import announce
+from nodeagent.agent import announce, patience
 from nodeagent.names import Reason
 from tests import announcing
 from tests.announcing import (
@@ -43,7 +43,7 @@ async def test_an_api_server_that_is_away_is_tried_ever_more_rarely_and_told_onc
         assert 10 <= world.api.asked - before <= 30
         assert len(world.warnings) == 1
         world.api.away = False
-        await asyncio.sleep(announce.RETRY_MAX_SECONDS + 1)
+        await asyncio.sleep(patience.RETRY_MAX_SECONDS + 1)
         assert world.labels == labels("ds", "torch")
         assert "serial 8" in world.condition["message"]
         assert world.told["published"]["release"] == digest(8)
@@ -62,7 +62,7 @@ async def test_whatever_request_fails_is_made_again(world: World, path: str, sta
         await world.show(seconds=MINUTE, **published(8))
         assert f": {status} " in world.warnings[0]
         del world.api.faults[path]
-        await asyncio.sleep(announce.RETRY_MAX_SECONDS + 1)
+        await asyncio.sleep(patience.RETRY_MAX_SECONDS + 1)
         assert world.labels == labels("ds")
         assert (world.condition["status"], world.told["published"]["serial"]) == ("True", 8)
         assert [reason for reason, _ in world.events] == ["Published"]
@@ -107,7 +107,7 @@ async def test_a_node_made_anew_is_told_everything(world: World) -> None:
         await asyncio.sleep(HEARTBEAT + 1)
         assert '"node-1" not found' in world.warnings[0]
         world.register()
-        await asyncio.sleep(announce.RETRY_MAX_SECONDS + 1)
+        await asyncio.sleep(patience.RETRY_MAX_SECONDS + 1)
         (owner,) = world.api.read(STORE)["metadata"]["ownerReferences"]
         assert owner["uid"] == world.api.read(NODE)["metadata"]["uid"]
         assert (world.labels, world.condition["status"]) == (labels("ds"), "True")

@@ -70,7 +70,7 @@ def test_help_shows_every_command_and_what_it_is_for(argv: list[str], capsys: Ou
     assert code(*argv) == 0
     text = capsys.readouterr().out
     for name, one in NodeAgent.model_fields.items():
-        assert f"    {name} " in text
+        assert f"    {name} " in text or f"  --{name} " in text
         assert one.description
         assert one.description in text
 

@@ -1,7 +1,6 @@
 import asyncio
 import fcntl
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -152,38 +151,6 @@ async def test_an_agent_that_waited_reads_what_the_first_one_left(
     await task
     assert second.state.held == HELD
     assert told == ["waiting"]
-
-
-def changed(change: Callable[[dict[str, object]], None]) -> bytes:
-    state: dict[str, object] = {"version": 1, "channels": {}}
-    change(state)
-    return json.dumps(state).encode()
-
-
-async def refusal(directory: Path, state: bytes) -> NodeAgentError:
-    (directory / "state.json").write_bytes(state)
-    with pytest.raises(NodeAgentError) as caught:
-        async with Ledger(directory).owned(never):
-            pytest.fail("it was read")
-    assert caught.value.reason is Reason.STORE_UNUSABLE
-    assert (directory / "state.json").read_bytes() == state
-    return caught.value
-
-
-@pytest.mark.parametrize("more", [{}, {"invention": 1}, {"channels": []}])
-async def test_a_newer_state_is_left_alone_with_advice(
-    tmp_path: Path, more: dict[str, object]
-) -> None:
-    state = changed(lambda state: state.update(more, version=2))
-    message = (await refusal(tmp_path, state)).message
-    assert message.endswith("has version 2, this nodeagent knows 1; upgrade it")
-
-
-@pytest.mark.parametrize(
-    "state", [b"", b"{", b"[]", changed(lambda state: state.update(invention=1))]
-)
-async def test_a_broken_state_is_left_alone_with_advice(tmp_path: Path, state: bytes) -> None:
-    assert "move it away" in (await refusal(tmp_path, state)).message
 
 
 async def test_a_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

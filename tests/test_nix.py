@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from nodeagent import nix, storepath
+from nodeagent import storepath
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
-from nodeagent.nix import Nix, Registration
+from nodeagent.nix import Nix, Registration, commands
 from nodeagent.release import PathInfo
 from tests.handmade import CACHE_KEY, path
 
@@ -267,7 +267,7 @@ async def test_a_program_that_fails_silently_is_told_by_its_code(
 async def test_a_program_that_hangs_is_ended(
     store: Nix, program: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nix, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(commands, "TIMEOUT_SECONDS", 0.1)
     program.hangs()
     error = await failure(lambda: store.invalid([]))
     assert error.reason is Reason.NIX_FAILED

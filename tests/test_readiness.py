@@ -13,7 +13,7 @@ PROFILES = st.frozensets(st.sampled_from(["a", "b", "c", "d"]))
 HELD = st.frozensets(
     st.sampled_from([LABEL_READY, *(f"{LABEL_PROFILE_PREFIX}{name}" for name in "abcdef")])
 )
-EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS)
+EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS, closed=LISTS)
 
 
 def check(name: str, evidence: Evidence) -> Check:
@@ -69,6 +69,7 @@ def test_a_shut_gate_is_told_by_profile() -> None:
         Evidence(published=True, absent=PATHS),
         Evidence(published=True, damaged=PATHS),
         Evidence(published=True, shut=["ds"]),
+        Evidence(published=True, closed=["/nix/store"]),
     ],
 )
 def test_what_pods_depend_on_decides(evidence: Evidence) -> None:
@@ -94,7 +95,7 @@ def test_what_pods_do_not_depend_on_is_told_and_does_not_decide(evidence: Eviden
 
 @given(EVIDENCE)
 def test_a_node_is_ready_exactly_when_published_whole_and_open(evidence: Evidence) -> None:
-    faults = (*evidence.absent, *evidence.damaged, *evidence.shut)
+    faults = (*evidence.absent, *evidence.damaged, *evidence.shut, *evidence.closed)
     assert is_ready(judge(evidence)) is (evidence.published and not faults)
 
 
@@ -105,6 +106,7 @@ def test_every_check_is_there_and_says_why_it_failed(evidence: Evidence) -> None
         "generation",
         "store",
         "gates",
+        "selinux",
         "conflicts",
         "pass",
         "policy",

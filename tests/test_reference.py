@@ -153,6 +153,7 @@ def test_every_phase_stands() -> None:
 def used() -> Metrics:
     """Give every metric a sample, for only samples tell labels."""
     metrics = Metrics()
+    metrics.check.labels("store").set(1)
     metrics.phase(Phase.IDLE)
     metrics.published("sha256:0", "stable", 1)
     metrics.wanted("sha256:0", "stable")

@@ -60,6 +60,8 @@ def test_an_agent_in_trouble_is_shown_with_all_of_it() -> None:
     assert any(line.startswith(f"conflict  {path('conflict')} ") for line in shown)
     assert "scrub     250.0 MB of 1.0 GB, 3 of 12 paths, 1 damaged" in shown
     assert "problem   PathDamaged: it vanished" in shown
+    assert "policy    PolicyNotEnforced: none" in shown
+    assert sum("it vanished" in line for line in shown) == 1
 
 
 def test_a_scrub_that_ended_well_is_shown_as_such() -> None:

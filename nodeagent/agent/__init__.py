@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from nodeagent import cores, keys, log, source
+from nodeagent import cores, keys, log, selinux, source
 from nodeagent.agent.flow import Flow
 from nodeagent.agent.loop import Loop
 from nodeagent.agent.scrub import Scrubbing
@@ -29,7 +29,7 @@ from nodeagent.nix import Nix
 from nodeagent.publish import Gates
 from nodeagent.realise import stock
 from nodeagent.realise.run import WORKER, Means
-from nodeagent.report import Problem, Report
+from nodeagent.report import Problem, Report, clock
 from nodeagent.select import Node
 from nodeagent.serve import health
 from nodeagent.store import StoreFiles
@@ -48,7 +48,7 @@ async def run(settings: AgentSettings) -> bool:
     ledger = Ledger(settings.state_dir)
     gates = Gates(settings.run_dir, settings.host_store or str(files.store_dir))
     metrics = Metrics()
-    report = Report(on_problem=_teller(logger, metrics))
+    report = Report(_teller(logger, metrics), clock=clock(settings.clock_skew_seconds))
     node = Node(
         settings.node_name,
         settings.fleet,
@@ -68,9 +68,13 @@ async def run(settings: AgentSettings) -> bool:
     flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
     loop = Loop(settings, node, flow, logger)
     scrubbing = Scrubbing(flow, loop.wake, logger)
-    view = AgentView(loop, settings.system, scrubbing)
+    view = AgentView(loop, settings.system, scrubbing, selinux.find())
 
-    async with _listening(view, settings), _announcing(settings, view, logger) as announcer:
+    async with (
+        _listening(view, settings),
+        _announcing(settings, view, logger) as announcer,
+        view.selinux.explained(),
+    ):
         logger.info(
             "started",
             node=node.name,
@@ -84,7 +88,7 @@ async def run(settings: AgentSettings) -> bool:
                 "waiting for another agent to end", state=str(settings.state_dir)
             )
         ):
-            files.claim(share=settings.share_store or nix.daemon is not None)
+            await _claim(view, shared=settings.share_store or nix.daemon is not None)
             await nix.create()
             with scrubbing.owed():
                 await flow.restore()
@@ -92,6 +96,15 @@ async def run(settings: AgentSettings) -> bool:
                     return await loop.once()
                 await _forever(settings.pins.parent, loop, scrubbing, announcer)
     return True
+
+
+async def _claim(view: AgentView, *, shared: bool) -> None:
+    """Take the store, and let containers read what will lie there; a shared one stays as it is."""
+    files, run_dir = view.flow.means.files, view.flow.gates.run_dir
+    files.claim(share=shared)
+    ours = () if shared else (files.staging, files.store_dir, *files.store_dir.iterdir())
+    gates = (run_dir, *run_dir.glob("releases/*/*"))
+    await asyncio.to_thread(view.selinux.label, (*gates, *ours))
 
 
 async def _forever(
@@ -114,7 +127,7 @@ async def _announcing(
     settings: AgentSettings, view: AgentView, logger: FilteringBoundLogger
 ) -> AsyncIterator["Announcer | None"]:
     """Connect what the agent says of itself to the API server, if there is one."""
-    if not _in_kubernetes(settings):
+    if not settings.in_cluster(os.environ):
         yield None
         return
     from nodeagent import kube  # an agent without a cluster does without its 20 MiB
@@ -125,10 +138,11 @@ async def _announcing(
         announcer = Announcer(
             kube.Node(api, name),
             kube.NodeStore(api, name),
-            kube.Events(api, name),
+            kube.Events(api, name, flow.report.clock),
             view,
             flow.metrics,
             logger,
+            flow.report.clock,
             startup_taint=settings.startup_taint,
         )
         tell = flow.report.on_problem
@@ -140,12 +154,6 @@ async def _announcing(
         flow.report.on_problem, flow.report.on_change = hear, announcer.wake
         view.loop.labels = announcer.labels
         yield announcer
-
-
-def _in_kubernetes(settings: AgentSettings) -> bool:
-    if settings.kubernetes == "auto":
-        return settings.kubeconfig is not None or "KUBERNETES_SERVICE_HOST" in os.environ
-    return settings.kubernetes == "on"
 
 
 @contextlib.asynccontextmanager

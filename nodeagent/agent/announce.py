@@ -16,11 +16,12 @@ from typing import Any, Final
 from structlog.typing import FilteringBoundLogger
 
 from nodeagent import kube, readiness
+from nodeagent.agent.patience import Patience
 from nodeagent.agent.view import AgentView
 from nodeagent.errors import NodeAgentError
-from nodeagent.kube import Event, Seen
+from nodeagent.kube import Event, RefusedError, Seen
 from nodeagent.metrics import Metrics
-from nodeagent.names import SETTLED, Phase, Reason
+from nodeagent.names import SETTLED, Phase
 from nodeagent.readiness import Condition
 from nodeagent.report import Problem, Status, Target, utc_now
 
@@ -29,8 +30,6 @@ REWORD: Final = timedelta(minutes=1)  # how soon a condition that only reads oth
 WORKING: Final = timedelta(seconds=15)  # between two reports of one piece of work
 BRIEF: Final = timedelta(seconds=2)  # what takes no longer is not reported as work
 GATHER_SECONDS: Final = 0.1
-RETRY_SECONDS: Final = 1.0
-RETRY_MAX_SECONDS: Final = 30.0
 _NEVER: Final = timedelta(days=365)
 
 
@@ -51,10 +50,12 @@ class Announcer:
     _untold: deque[Event] = field(default_factory=lambda: deque(maxlen=20))
     _published: Target | None = None
     _told: Mapping[str, Any] | None = None
-    _told_at: datetime | None = None
-    _sure: bool = False  # that Node and NodeStore are as we know them
-    _busy_since: datetime | None = None
-    _trouble: str = ""
+    _told_at: float | None = None
+    _sure: bool = False  # that the Node is as we know it
+    _owned: bool = False  # that the NodeStore is, and that it is this Node's
+    _busy_since: float | None = None
+    _server: Patience = field(default_factory=Patience)
+    _table: Patience = field(default_factory=Patience)  # with NodeStores alone
 
     def wake(self) -> None:
         """Look soon: something changed."""
@@ -66,27 +67,38 @@ class Announcer:
         self.wake()
 
     async def labels(self) -> Mapping[str, str] | None:
-        """Read the Node's labels; None if they were never seen and cannot be read now."""
+        """Read the Node's labels; None if they were never seen and cannot be read now.
+
+        What others changed of the Node is mended at once, not at the next heartbeat.
+        """
+        before = self._seen
         try:
-            await self._look()
+            seen = await self.node.look()
         except NodeAgentError as error:
-            self._note(error)
-        return None if self._seen is None else self._seen.labels
+            self._note(error, self._server)
+            return None if self._seen is None else self._seen.labels
+        if self._seen is before:  # else we wrote meanwhile, and may have looked before that
+            self._learn(seen)
+            if before is not None and _ours(seen) != _ours(before):
+                self.wake()
+        return seen.labels
 
     async def forever(self) -> None:
         """Announce whatever is new, until cancelled."""
         self._published = (await self.view.status()).published
-        failures = 0
         while True:
             self._news.clear()
+            answers = self.node.api.answers
             try:
                 due = await self._announce()
-                failures, self._trouble = 0, ""
+                if self.node.api.answers != answers:  # else nothing had to be asked
+                    self._server.succeed()
             except NodeAgentError as error:
-                self._note(error)
-                failures, self._sure = failures + 1, False
+                self._note(error, self._server)
+                self._server.fail(error)
+                self._sure = self._owned = False
                 due = timedelta()
-                await asyncio.sleep(min(RETRY_SECONDS * 2 ** (failures - 1), RETRY_MAX_SECONDS))
+                await asyncio.sleep(self._server.left)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due.total_seconds()):
                     await self._news.wait()
@@ -96,12 +108,12 @@ class Announcer:
         """Write what differs from what was written; give the time until the next look."""
         seen = self._seen
         if seen is None or not self._sure or self._age(seen) >= HEARTBEAT:
-            seen = await self._look_at_both()
+            seen = await self._look_anew()
         status, checks = await self.view.status(), await self.view.checks()
         condition = readiness.condition(checks, _name(status.published))
         due = min(
             await self._tell_condition(seen, condition),
-            await self._tell_store(status, condition),
+            await self._keep_store(seen, status, condition),
         )
         await self._label(seen, status, condition)
         if self.startup_taint and condition.ready and seen.is_tainted:
@@ -111,18 +123,22 @@ class Announcer:
         return due
 
     async def _look(self) -> Seen:
-        self._seen = await self.node.look()
-        return self._seen
+        seen = await self.node.look()
+        self._learn(seen)
+        return seen
 
-    async def _look_at_both(self) -> Seen:
-        """Find out what others changed, whose the NodeStore is, and whether a policy guards us."""
+    def _learn(self, seen: Seen) -> None:
+        """Take note of the Node as it is; one that registered anew has another NodeStore."""
+        if self._seen is not None and self._seen.uid != seen.uid:
+            self._sure = self._owned = False
+        self._seen = seen
+
+    async def _look_anew(self) -> Seen:
+        """Find out what others changed, and, unless we are sure, whether a policy guards us."""
         seen = await self._look()
         if not self._sure:
             self.view.guard(enforced=await self.node.is_guarded())
-        self._told = await self.store.look(seen.uid)
-        if self._told is None:
-            await self.store.own(seen.uid)
-        self._sure = True
+        self._sure, self._owned = True, False
         return seen
 
     def _age(self, seen: Seen) -> timedelta:
@@ -141,20 +157,49 @@ class Announcer:
             self.logger.info("condition", ready=condition.ready, reason=condition.reason)
         return HEARTBEAT
 
+    async def _keep_store(self, seen: Seen, status: Status, condition: Condition) -> timedelta:
+        """Tell the NodeStore.
+
+        Where it is refused, as its CRD is missing or older, the Node is told all the same.
+        """
+        if self._table.left > 0:
+            return timedelta(seconds=self._table.left)
+        try:
+            if not self._owned:
+                await self._own_store(seen)
+            due = await self._tell_store(status, condition)
+        except NodeAgentError as error:
+            if not isinstance(error, RefusedError) or error.status == 401:
+                raise
+            self._note(error, self._table)
+            self._table.fail(error)
+            self._owned = False
+            return timedelta(seconds=self._table.left)
+        self._table.succeed()
+        return due
+
+    async def _own_store(self, seen: Seen) -> None:
+        """Find out what the NodeStore says; make it if there is none of this Node."""
+        self._told = await self.store.look(seen.uid)
+        if self._told is None:
+            await self.store.own(seen.uid)
+        self._owned = True
+
     async def _tell_store(self, status: Status, condition: Condition) -> timedelta:
-        now, told = self.clock(), kube.describe(status, condition)
+        now, told = asyncio.get_running_loop().time(), kube.describe(status, condition)
         works = status.phase not in SETTLED
-        self._busy_since = (self._busy_since or now) if works else None
+        if not works or self._busy_since is None:
+            self._busy_since = now if works else None
         again = WORKING if works else HEARTBEAT
         if told == self._told:
             return again
         if self._busy_since is not None and _essence(told) == _essence(self._told or {}):
-            at = self._busy_since + BRIEF
+            at = self._busy_since + BRIEF.total_seconds()
             if self._told_at is not None:
-                at = max(at, self._told_at + WORKING)
+                at = max(at, self._told_at + WORKING.total_seconds())
             if now < at:
-                return at - now
-        await self.store.tell(dict(told), now)
+                return timedelta(seconds=at - now)
+        await self.store.tell(dict(told), self.clock())
         self._told, self._told_at = told, now
         return again
 
@@ -183,14 +228,16 @@ class Announcer:
             await self.events.tell(self._untold[0], seen.uid)
             self._untold.popleft()
 
-    def _note(self, error: NodeAgentError) -> None:
+    def _note(self, error: NodeAgentError, patience: Patience) -> None:
         """Log trouble with the API server once, however often it comes."""
         self.metrics.refused(error.reason)
-        away = error.reason is Reason.API_UNREACHABLE  # then each request fails in its own words
-        trouble = str(error.reason) if away else error.message
-        if trouble != self._trouble:
-            self._trouble = trouble
+        if patience.is_news(error):
             self.logger.warning(error.message, reason=error.reason)
+
+
+def _ours(seen: Seen) -> tuple[object, ...]:
+    """Give what of a Node is ours to keep."""
+    return seen.uid, seen.ours, seen.condition, seen.is_tainted
 
 
 def _patience(old: Condition | None, new: Condition) -> timedelta:

@@ -64,7 +64,11 @@ class Flow:
             await asyncio.to_thread(self._forget_last_boot)
         if held is None or self.ledger.manifest(held.release) is None:
             return
-        system = await self._system(held, 0)
+        try:
+            system = await self._system(held, 0)
+        except NodeAgentError as error:  # a newer agent's: what it opened stays, and pins may heal
+            self.report.fail(error.reason, error.message)
+            return
         if state.verified_boot == self.boot_id:
             self._verified.update(system.paths)
         lost = [step.path for step in (await self._plan(system)).steps]

@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
@@ -96,7 +95,7 @@ class Loop:
         accepted = self.flow.ledger.accepted(self.node.channel, self.settings.min_serial)
         try:
             pins = source.read_pins(self.settings.pins)
-            wanted = select.choose(pins, self.node, accepted, datetime.now(UTC))
+            wanted = select.choose(pins, self.node, accepted, self.flow.report.clock())
         except NodeAgentError as error:
             wanted = Refusal(error.reason, error.message)
         if isinstance(wanted, Refusal):
@@ -121,7 +120,7 @@ class Loop:
         self.flow.metrics.passed(result)
         self.flow.metrics.pass_seconds.observe(seconds)
         if result == "published":
-            self.flow.metrics.last_success.set(time.time())
+            self.flow.metrics.last_success.set(self.flow.report.clock().timestamp())
         again = result == "failed" and self._failures  # the first says it; the metric counts on
         if not again and (result != "published" or self.flow.tally.paths_done):
             self._say(result, target, seconds)

@@ -89,7 +89,7 @@ class Scrubbing:
                 f"the workers that hashed {unread[0]} (of {len(unread)} paths) died; look at the "
                 "kernel's log",
             )
-        flow.ledger.scrubbed(flow.boot_id, int(time.time()))
+        flow.ledger.scrubbed(flow.boot_id, int(flow.report.clock().timestamp()))
 
     def _contents(self) -> list[Registration]:
         """List what to read, what is published first: a later rollback must find whole paths."""

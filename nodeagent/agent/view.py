@@ -2,14 +2,17 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from nodeagent import readiness
 from nodeagent.agent.flow import Flow
 from nodeagent.agent.loop import Loop
 from nodeagent.agent.scrub import Scrubbing
+from nodeagent.names import Reason
 from nodeagent.readiness import Check, Evidence
-from nodeagent.report import ProfileStatus, Status, Target
+from nodeagent.report import FailedCheck, ProfileStatus, Status, Target
+from nodeagent.selinux import SELinux
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class AgentView:
     loop: Loop
     system: str
     scrubbing: Scrubbing
+    selinux: SELinux = field(default_factory=SELinux)
 
     @property
     def flow(self) -> Flow:
@@ -41,6 +45,7 @@ class AgentView:
                 conflicts=report.conflicts,
                 problem=problem or None,
                 unguarded=report.unguarded,
+                closed=self._closed(),
             )
         )
 
@@ -54,18 +59,28 @@ class AgentView:
         if published is None:
             return frozenset(), frozenset()
         names = frozenset(published.system.profiles)
-        return names, self.flow.unusable()
+        return names, names if self._closed() else self.flow.unusable()
+
+    def _closed(self) -> Sequence[str]:
+        """List what pods mount, and the paths that they find there, that they could not read."""
+        files, gates, published = self.flow.means.files, self.flow.gates, self.flow.published
+        if published is None:
+            return []
+        laid = [gates.release(published.digest, name) for name in published.system.profiles]
+        paths = (files.real(path) for path in published.system.paths)
+        return self.selinux.closed([files.store_dir, *laid, *paths])
 
     async def status(self) -> Status:
         """Put the status document together."""
         report, tally = self.flow.report, self.flow.tally
+        checks = await self.checks()
         return Status(
             node=self.loop.node.name,
             fleet=self.loop.node.fleet,
             channel=self.loop.node.channel,
             system=self.system,
             phase=report.phase,
-            ready=readiness.is_ready(await self.checks()),
+            ready=readiness.is_ready(checks),
             wanted=report.wanted,
             published=self._published(),
             profiles=self._profiles(),
@@ -74,12 +89,16 @@ class AgentView:
             elsewhere=report.elsewhere,
             conflicts=report.conflicts,
             scrub=self.scrubbing.progress(),
+            failed_checks=tuple(_failed(check) for check in checks if not check.ok),
         )
 
     async def metrics(self) -> bytes:
         """Bring the gauges up to date and render."""
         metrics, report, tally = self.flow.metrics, self.flow.report, self.flow.tally
-        metrics.ready.set(readiness.is_ready(await self.checks()))
+        checks = await self.checks()
+        metrics.ready.set(readiness.is_ready(checks))
+        for check in checks:
+            metrics.check.labels(check.name).set(check.ok)
         metrics.phase(report.phase)
         metrics.last_scrub.set(self.flow.ledger.state.scrubbed_at or 0)
         pouring = report.progress(tally.bytes_done, tally.paths_done, time.monotonic())
@@ -102,3 +121,12 @@ class AgentView:
             name: ProfileStatus(root=one.root, kind=one.kind, published=name not in shut)
             for name, one in profiles.items()
         }
+
+
+def _failed(check: Check) -> FailedCheck:
+    return FailedCheck(
+        name=check.name,
+        needed=check.needed,
+        reason=check.reason or Reason.INTERNAL_ERROR,
+        message=check.message,
+    )

@@ -13,14 +13,17 @@ from pydantic_settings import (
     BaseSettings,
     CliApp,
     CliSubCommand,
+    CliToggleFlag,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
+from nodeagent import __version__
 from nodeagent.cli import signals
 from nodeagent.cli.agent import Agent, Status
 from nodeagent.cli.bench import Bench
+from nodeagent.cli.cleanup import Cleanup
 from nodeagent.cli.demo import Demo
 from nodeagent.cli.promote import Promote, Rollback
 from nodeagent.cli.release import Release
@@ -42,11 +45,13 @@ class NodeAgent(BaseSettings):
         cli_avoid_json=True,
     )
 
+    version: CliToggleFlag[bool] = Field(default=False, description="print the version")
     agent: CliSubCommand[Agent] = Field(description="keep a node's pins realised and published")
     release: CliSubCommand[Release] = Field(description="build, show, verify, compare, publish")
     promote: CliSubCommand[Promote] = Field(description="sign a release into the pins")
     rollback: CliSubCommand[Rollback] = Field(description="back to the previous release")
     status: CliSubCommand[Status] = Field(description="what an agent is doing")
+    cleanup: CliSubCommand[Cleanup] = Field(description="take nodeagent off this node again")
     serve: CliSubCommand[Serve] = Field(description="serve a cache directory over HTTP")
     bench: CliSubCommand[Bench] = Field(description="measure beside stock tools")
     demo: CliSubCommand[Demo] = Field(description="see it work on this machine")
@@ -64,7 +69,10 @@ class NodeAgent(BaseSettings):
 
     def cli_cmd(self) -> None:
         """Run the sub-command."""
-        CliApp.run_subcommand(self)
+        if self.version:
+            print(f"nodeagent {__version__}")
+        else:
+            CliApp.run_subcommand(self)
 
 
 def main() -> None:

@@ -4,17 +4,19 @@ Requests go to known paths, so that nothing has to be discovered first and an ag
 without an API server. Every request has a time-out, and every failure is a NodeAgentError.
 """
 
-from nodeagent.kube.api import Api, connected
+from nodeagent.kube.api import Api, BusyError, RefusedError, connected
 from nodeagent.kube.events import Event, Events
 from nodeagent.kube.node import Node, Seen
 from nodeagent.kube.nodestore import NodeStore, describe
 
 __all__ = [
     "Api",
+    "BusyError",
     "Event",
     "Events",
     "Node",
     "NodeStore",
+    "RefusedError",
     "Seen",
     "connected",
     "describe",

@@ -40,9 +40,11 @@ class Events:
 
     async def tell(self, event: Event, node_uid: str) -> None:
         """Post an event, unless it is no news or too many came before."""
-        now = self.clock()
-        self._told = {one: at for one, at in self._told.items() if now - at < AGAIN}
-        recent = sum(now - at < MINUTES for one, at in self._told.items() if one.kind == event.kind)
+        now = self.clock()  # which may have been set back: hence abs
+        self._told = {one: at for one, at in self._told.items() if abs(now - at) < AGAIN}
+        recent = sum(
+            abs(now - at) < MINUTES for one, at in self._told.items() if one.kind == event.kind
+        )
         if event in self._told or recent >= MOST:
             return
         await self.api.create(

@@ -5,13 +5,13 @@ that other conditions and labels stay untouched. Taints are one list for every p
 patch: only our own is taken out, with a test that it still is where it was.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from nodeagent.errors import NodeAgentError
+from nodeagent.kube import use
 from nodeagent.kube.api import Api
 from nodeagent.names import (
     CONDITION,
@@ -27,7 +27,6 @@ from nodeagent.readiness import Condition
 FORBIDDEN: Final = f"{GROUP}/forbidden"
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
-_MARKS: Final = (LABEL_READY, LABEL_PROFILE_PREFIX, f'"{RUN_DIR}')
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class Seen:
     def ours(self) -> frozenset[str]:
         """List the labels that only agents set, and that are as they set them."""
         return frozenset(
-            key
-            for key, value in self.labels.items()
-            if value == "true" and (key == LABEL_READY or key.startswith(LABEL_PROFILE_PREFIX))
+            key for key, value in self.labels.items() if value == "true" and _is_ours(key)
         )
 
 
@@ -127,11 +124,40 @@ class Node:
                 return
 
     async def in_use(self) -> bool:
-        """Tell whether a pod on this node requires one of our labels or mounts a gate."""
+        """Tell whether a pod on this node asks for one of our labels or mounts a gate."""
+        return bool(await self.users((RUN_DIR,)))
+
+    async def users(self, directories: Sequence[str]) -> list[str]:
+        """Name the pods here that ask for our labels or mount what is in these directories."""
         pods = await self.api.get(
             "/api/v1/pods", field_selector=f"spec.nodeName={self.name},{_LIVE}"
         )
-        return any(_uses(pod["spec"]) for pod in pods["items"])
+        return use.users(pods["items"], directories, use.own_namespace())
+
+    async def unlabel(self) -> list[str]:
+        """Take all labels off that only agents set, whoever set them; give those that were on."""
+        labels = (await self.look()).labels
+        ours = sorted(key for key in labels if _is_ours(key))
+        if ours:
+            places = (f"/metadata/labels/{key.replace('/', '~1')}" for key in ours)
+            await self.api.json_patch(
+                self.path, [{"op": "remove", "path": place} for place in places]
+            )
+        return ours
+
+    async def untell(self) -> bool:
+        """Take our condition off, whoever wrote it last; tell whether it was on."""
+        node = await self.api.get(self.path)
+        for number, one in enumerate(node.get("status", {}).get("conditions", ())):
+            if one["type"] == CONDITION:
+                place = f"/status/conditions/{number}"
+                operations: list[dict[str, Any]] = [
+                    {"op": "test", "path": f"{place}/type", "value": CONDITION},
+                    {"op": "remove", "path": place},
+                ]
+                await self.api.json_patch(f"{self.path}/status", operations)
+                return True
+        return False
 
     def _object(self, **fields: object) -> dict[str, object]:
         metadata = {"name": self.name}
@@ -140,19 +166,8 @@ class Node:
         return {"apiVersion": "v1", "kind": "Node", "metadata": metadata | extra, **fields}
 
 
-def _uses(spec: Mapping[str, Any]) -> bool:
-    wanted = {key: spec.get(key) for key in ("nodeSelector", "affinity")}
-    mounts = [one["hostPath"] for one in spec.get("volumes", ()) if "hostPath" in one]
-    text = json.dumps([wanted, mounts])
-    return any(mark in text for mark in _MARKS) and not _is_agent(spec)
-
-
-def _is_agent(spec: Mapping[str, Any]) -> bool:
-    """Tell whether a pod mounts the whole run directory, as only an agent does."""
-    return any(
-        one.get("hostPath", {}).get("path", "").rstrip("/") == RUN_DIR
-        for one in spec.get("volumes", ())
-    )
+def _is_ours(label: str) -> bool:
+    return label == LABEL_READY or label.startswith(LABEL_PROFILE_PREFIX)
 
 
 def _condition(found: Mapping[str, str]) -> Condition:

@@ -10,7 +10,6 @@ from nodeagent.readiness import Condition
 from nodeagent.release import digest12
 from nodeagent.report import Status, Target
 
-_PATH: Final = f"/apis/{NODE_STORE_VERSION}/nodestores"
 _SEEN: Final = "observedAt"
 
 
@@ -21,27 +20,37 @@ class NodeStore:
     api: Api
     name: str
 
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return f"/apis/{NODE_STORE_VERSION}/nodestores/{self.name}"
+
     async def look(self, node_uid: str) -> dict[str, Any] | None:
         """Read what was told; None if it is not there or belongs to an earlier Node."""
-        found = await self.api.get(_PATH, field_selector=f"metadata.name={self.name}")
-        for one in found["items"]:
-            owners = {owner["uid"] for owner in one["metadata"].get("ownerReferences", ())}
-            if node_uid in owners:
-                told = one.get("status", {})
-                return {key: value for key, value in told.items() if key != _SEEN}
-        return None
+        found = await self.api.find(self.path)
+        if found is None:
+            return None
+        owners = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
+        if node_uid not in owners:
+            return None
+        return {key: value for key, value in found.get("status", {}).items() if key != _SEEN}
 
     async def own(self, node_uid: str) -> None:
         """Make it if it is not there: it goes when its Node goes."""
         owner = {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": node_uid}
-        await self.api.apply(
-            f"{_PATH}/{self.name}", self._object(metadata={"ownerReferences": [owner]})
-        )
+        await self.api.apply(self.path, self._object(metadata={"ownerReferences": [owner]}))
 
     async def tell(self, status: dict[str, Any], now: datetime) -> None:
         """Write the status, seen now."""
         told = status | {_SEEN: now.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        await self.api.apply(f"{_PATH}/{self.name}/status", self._object(status=told))
+        await self.api.apply(f"{self.path}/status", self._object(status=told))
+
+    async def remove(self) -> bool:
+        """Remove it, also an earlier Node's; tell whether it was there."""
+        there = await self.api.find(self.path) is not None
+        if there:
+            await self.api.delete(self.path)
+        return there
 
     def _object(self, metadata: dict[str, Any] | None = None, **fields: object) -> dict[str, Any]:
         named = {"name": self.name} | (metadata or {})

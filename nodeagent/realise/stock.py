@@ -5,6 +5,7 @@ it. What it fetched counts only if the store then says the hash that the manifes
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,19 @@ def daemon(root: Path, executor: str) -> Path | None:
 
 
 def _answers(place: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_ANSWER_SECONDS)
-        try:
-            probe.connect(str(place))
-        except OSError:
-            return False
+    """Tell whether somebody listens; an address of a socket has 107 bytes, a path may have more."""
+    try:
+        directory = os.open(place.parent, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_ANSWER_SECONDS)
+            probe.connect(f"/proc/self/fd/{directory}/{place.name}")
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
     return True
 
 

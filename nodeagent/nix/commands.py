@@ -1,49 +1,34 @@
-"""The one module that speaks Nix: argv in, typed values out.
-
-The store is a *chroot store* under `root`: the host's files, whatever the agent's own image
-has at /nix. Reading the database asks SQLite itself (schema 10, the same from Nix 2.0 on);
-writing goes through `nix-store --load-db`, and what that drops (signatures, `ca`) is put back.
-"""
+"""Nix's own programs on one store: argv in, typed values out."""
 
 import asyncio
-import base64
-import contextlib
 import json
 import os
 import re
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from nodeagent import disk, keys, process, storepath
+from nodeagent import disk, process
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
-from nodeagent.release import PathInfo
+from nodeagent.nix.database import SCHEMA, Database
+from nodeagent.nix.facts import (
+    Dropped,
+    Registration,
+    by_path,
+    dropped,
+    dump_entry,
+    narinfo_hash,
+    registration,
+)
 
-SCHEMA: Final = "10"
 TIMEOUT_SECONDS: Final = 300.0
 COPY_SECONDS: Final = 6 * 3600.0  # Nix ends what stalls by itself.
-BUSY_SECONDS: Final = 60.0
+_COLLECT: Final = ("--option", "keep-derivations", "false", "--option", "keep-outputs", "false")
+_ALIVE: Final = "still alive"
+_PATH: Final = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+")
 _SETTINGS: Final = "build-users-group =\nexperimental-features = nix-command\nsubstituters =\n"
-
-_Dropped = tuple[str | None, str | None, str, str]  # sigs, ca, path, hash as the database has it
-
-
-@dataclass(frozen=True)
-class Registration:
-    """One path to register: its facts and the signatures that vouch for them."""
-
-    path: str
-    info: PathInfo
-    sigs: Sequence[str] = ()
-
-    @property
-    def fingerprint(self) -> bytes:
-        """What its signatures cover."""
-        info = self.info
-        return keys.fingerprint(self.path, info.nar_hash, info.nar_size, info.references)
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,10 @@ class Nix:
     def database(self) -> Path:
         """Where the database of valid paths lies."""
         return self.root / "nix/var/nix/db/db.sqlite"
+
+    @property
+    def _known(self) -> Database:
+        return Database(self.database, self.root)
 
     def _cut_short(self, schema: Path) -> bool:
         """Tell whether the power failed soon after Nix made the store: its schema is empty, too."""
@@ -103,33 +92,28 @@ class Nix:
 
     def valid(self) -> dict[str, str]:
         """Give every registered path with its narHash."""
-        with self._database() as database:
-            rows = database.execute("SELECT path, hash FROM ValidPaths").fetchall()
-        return {path: _narinfo_hash(digest) for path, digest in rows}
+        return self._known.valid()
 
     def registered(self, paths: Iterable[str]) -> list[Registration]:
         """Give what the database holds of these paths; unknown ones are left out."""
-        found = []
-        with self._database() as database:
-            for path in paths:
-                row = database.execute(_FACTS, [path]).fetchone()
-                if row is not None:
-                    references = database.execute(_REFERENCES, [row[0]]).fetchall()
-                    found.append(_from_row(path, row, [one for (one,) in references]))
-        return found
+        return self._known.registered(paths)
+
+    def live(self, roots: Iterable[str]) -> set[str]:
+        """Give the valid paths that these need: themselves and all that they refer to."""
+        return self._known.live(roots)
 
     async def register(self, batch: Sequence[Registration]) -> None:
         """Register a reference-closed batch of paths that lie in the store.
 
         A path that is registered already takes the batch's facts: `--load-db` overwrites.
         """
-        text = "".join(_dump_entry(one) for one in batch)
-        rows = [_dropped(one) for one in batch]
+        text = "".join(dump_entry(one) for one in batch)
+        rows = [dropped(one) for one in batch]
         await asyncio.to_thread(self._note, rows)
         await self._call(self.nix_store, "--load-db", stdin=text.encode())
         await asyncio.to_thread(self._restore, rows)
 
-    def _note(self, rows: Sequence[_Dropped]) -> None:
+    def _note(self, rows: Sequence[Dropped]) -> None:
         """Write down what `--load-db` will drop: whoever ends before it is put back is resumed."""
         self._notes.parent.mkdir(parents=True, exist_ok=True)
         with disk.usable(self._notes), self._notes.open("w") as notes:
@@ -137,12 +121,8 @@ class Nix:
             notes.flush()
             os.fsync(notes.fileno())
 
-    def _restore(self, rows: Sequence[_Dropped]) -> None:
-        """Put back what `--load-db` drops, in one transaction; rows of other contents are left."""
-        with self._database() as database:
-            database.executemany(
-                "UPDATE ValidPaths SET sigs = ?, ca = ? WHERE path = ? AND hash = ?", rows
-            )
+    def _restore(self, rows: Sequence[Dropped]) -> None:
+        self._known.restore(rows)
         self._notes.unlink(missing_ok=True)
 
     def _resume(self) -> None:
@@ -161,8 +141,8 @@ class Nix:
         argv = [*self.nix, "path-info", "--store", cache, "--json", *paths]
         done = await self._run(argv, COPY_SECONDS)
         return {
-            path: _narinfo_hash(facts["narHash"])
-            for path, facts in _by_path(done.stdout)
+            path: narinfo_hash(facts["narHash"])
+            for path, facts in by_path(done.stdout)
             if facts and facts.get("valid") is not False
         }
 
@@ -179,11 +159,31 @@ class Nix:
         argv = ["--check-validity", "--print-invalid", *paths]
         return tuple((await self._call(self.nix_store, *argv)).stdout.decode().split())
 
+    async def delete(self, paths: Iterable[str]) -> list[str]:
+        """Delete paths; give those that stay, as something of the store's needs them.
+
+        Nix looks at all roots itself. It stops at the first path that is alive: that one is left
+        out, and the rest tried again. What is gone already is no fault.
+        """
+        todo, alive = [*paths], list[str]()
+        while todo:
+            argv = [*self.nix_store, "--store", self.store, *_COLLECT, "--delete", *todo]
+            done = await self._try(argv, TIMEOUT_SECONDS)
+            if done.code == 0:
+                break
+            error = done.complaint.rpartition("error:")[2]  # before it stands what was deleted
+            found = [path for path in _PATH.findall(error) if path in todo]
+            if _ALIVE not in error or not found:
+                raise self._failure(done)
+            alive += found
+            todo = [path for path in todo if path not in found]
+        return alive
+
     async def closure(self, roots: Iterable[str]) -> list[Registration]:
         """Give the whole closure of `roots` with everything that is known of each path."""
         argv = ["path-info", "--json", "--recursive", *roots]
         told = (await self._call(self.nix, *argv)).stdout
-        return [_registration(path, facts) for path, facts in _by_path(told)]
+        return [registration(path, facts) for path, facts in by_path(told)]
 
     async def _call(
         self, program: Sequence[str], *arguments: str, stdin: bytes = b""
@@ -195,100 +195,22 @@ class Nix:
     async def _run(
         self, argv: Sequence[str], limit: float, stdin: bytes = b""
     ) -> process.Completed:
-        try:
-            done = await process.run(argv, timeout=limit, stdin=stdin, env=self.env)
-        except TimeoutError:
-            raise _failed(argv, f"no end within {limit:.0f} s") from None
+        done = await self._try(argv, limit, stdin)
         if done.code != 0:
-            refused = disk.recognised(done.complaint, self.root)
-            raise refused or _failed(argv, done.complaint or f"exit code {done.code}")
+            raise self._failure(done)
         return done
 
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        address = f"{self.database.absolute().as_uri()}?mode=rw"  # never make an empty one
+    async def _try(
+        self, argv: Sequence[str], limit: float, stdin: bytes = b""
+    ) -> process.Completed:
         try:
-            with (
-                contextlib.closing(sqlite3.connect(address, BUSY_SECONDS, uri=True)) as database,
-                database,
-            ):
-                yield database
-        except sqlite3.Error as error:
-            raise disk.recognised(str(error), self.root) or NodeAgentError(
-                Reason.STORE_UNUSABLE,
-                f"the Nix database {self.database} cannot be used: {error}; "
-                "check the disk, or restore the file from a backup",
-            ) from None
+            return await process.run(argv, timeout=limit, stdin=stdin, env=self.env)
+        except TimeoutError:
+            raise _failed(argv, f"no end within {limit:.0f} s") from None
 
-
-_FACTS: Final = "SELECT id, hash, narSize, deriver, ca, sigs FROM ValidPaths WHERE path = ?"
-_REFERENCES: Final = (
-    "SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path"
-)
-
-
-def _from_row(path: str, row: tuple[Any, ...], references: list[str]) -> Registration:
-    _, digest, size, deriver, ca, sigs = row
-    info = PathInfo(
-        nar_hash=_narinfo_hash(digest),
-        nar_size=size,
-        references=tuple(references),
-        ca=ca,
-        deriver=deriver or None,
-    )
-    return Registration(path, info, tuple((sigs or "").split()))
-
-
-def _dropped(one: Registration) -> _Dropped:
-    digest = f"sha256:{_hex(one)}"
-    return " ".join(sorted(one.sigs)) or None, one.info.ca, one.path, digest
-
-
-def _hex(one: Registration) -> str:
-    return storepath.unbase32(one.info.nar_hash.removeprefix("sha256:")).hex()
-
-
-def _dump_entry(one: Registration) -> str:
-    """Write a path as `nix-store --dump-db` does."""
-    facts = [one.path, _hex(one), one.info.nar_size, one.info.deriver or ""]
-    lines = [*facts, len(one.info.references), *one.info.references]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _by_path(told: bytes) -> list[tuple[str, Any]]:
-    """Read `nix path-info --json`: a list up to Nix 2.18, by path since."""
-    data: Any = json.loads(told)
-    return list(data.items()) if isinstance(data, dict) else [(one["path"], one) for one in data]
-
-
-def _registration(path: str, entry: Mapping[str, Any]) -> Registration:
-    """Read one item of `nix path-info --json`, as Nix 2.8 to 2.26 write it."""
-    if not entry or entry.get("valid") is False:
-        raise NodeAgentError(
-            Reason.CLOSURE_INCOMPLETE, f"{path} is not valid in the store; build or copy it there"
-        )
-    info = PathInfo(
-        nar_hash=_narinfo_hash(entry["narHash"]),
-        nar_size=entry["narSize"],
-        references=tuple(sorted(entry["references"])),
-        ca=entry.get("ca"),
-        deriver=entry.get("deriver"),
-    )
-    return Registration(path, info, tuple(entry.get("signatures", ())))
-
-
-def _narinfo_hash(text: str) -> str:
-    """Respell a SHA-256 (hex, SRI or Nix base 32) as narinfos do."""
-    algorithm, encoded = re.split("[-:]", text, maxsplit=1)
-    if algorithm != "sha256":
-        raise NodeAgentError(Reason.STORE_UNUSABLE, f"a NAR hash that is not SHA-256: {text}")
-    match len(encoded):
-        case 64:
-            return storepath.nar_hash(bytes.fromhex(encoded))
-        case 52:
-            return text
-        case _:
-            return storepath.nar_hash(base64.b64decode(encoded))
+    def _failure(self, done: process.Completed) -> NodeAgentError:
+        refused = disk.recognised(done.complaint, self.root / "nix")  # the root may be another disk
+        return refused or _failed(done.argv, done.complaint or f"exit code {done.code}")
 
 
 def _failed(argv: Sequence[str], cause: str) -> NodeAgentError:
