@@ -4,6 +4,7 @@
 PURE := nodeagent/select.py nodeagent/plan.py nodeagent/readiness.py
 
 BIN := .venv/bin
+TWO := --numprocesses 2 --dist loadgroup
 comma := ,
 space := $(subst ,, )
 
@@ -11,7 +12,7 @@ COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command 'make lock' $(UPGRADE) --group build pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster image lint check bench bench-cluster lock clean
+.PHONY: help setup demo test soak cluster image lint check bench bench-cluster lock clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -26,8 +27,8 @@ demo: ## See it work: a cache, a node and its agent, on this machine
 
 test: lint $(PURE) ## All that CI checks: lint, both test suites, coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests
-	$(BIN)/coverage run -m pytest integration
+	$(BIN)/coverage run -m pytest $(TWO) tests
+	$(BIN)/coverage run -m pytest $(TWO) integration
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=100 --include=$(subst $(space),$(comma),$(PURE))
@@ -39,7 +40,7 @@ lint: setup ## Style, formatting, types and the direction of imports
 	$(BIN)/lint-imports --no-logo
 
 check: lint ## The inner loop: lint and the fast tests
-	$(BIN)/pytest tests
+	$(BIN)/pytest $(TWO) tests
 
 cluster: setup ## Make what the test cluster runs: Kubernetes, a base image (10 minutes, once)
 	@$(BIN)/python -m integration.cluster build
@@ -50,6 +51,9 @@ image: ## Make the agent's image, build/nodeagent.tar (as root, with mmdebstrap)
 bench: ## Measure the numbers of docs/benchmarks.md (half an hour on a quiet machine)
 	@tooling/setup.sh requirements.lock
 	@$(BIN)/nodeagent bench
+
+soak: cluster ## Let faults of the test cluster last for minutes (a quarter of an hour)
+	@$(BIN)/pytest integration -m soak
 
 bench-cluster: cluster ## Measure a fleet on the test cluster (a quarter of an hour)
 	@$(BIN)/python -m integration.measure
