@@ -22,6 +22,7 @@ FRESH = itertools.count()
 TEST_SECONDS = 600
 
 
+@pytest.hookimpl(tryfirst=True)  # before the distributor reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what needs Kubernetes together: one process has the cluster that all share.
 

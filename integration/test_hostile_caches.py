@@ -144,6 +144,7 @@ async def test_an_index_that_cannot_be_had_is_no_problem(tmp_path: Path) -> None
                 server.misbehave, server.misbehaved = kind, 0
                 await take_one_more(node, kind.__name__)
                 assert 1 <= server.misbehaved <= REDIRECTS + 1
+            await node.until("through", lambda _: len(results(node)) == len(kinds))
         assert results(node) == ["published"] * len(kinds)
 
 
@@ -176,6 +177,7 @@ async def test_an_archive_that_breaks_off_once_is_no_problem(tmp_path: Path) -> 
                 server.starts.clear()
                 await take_one_more(node, kind.__name__)
                 assert any(server.starts)
+            await node.until("through", lambda _: len(results(node)) == len(CONTINUED))
         assert results(node) == ["published"] * len(CONTINUED)
 
 

@@ -59,6 +59,19 @@ def mounted(disk: Path) -> Iterator[Path]:
         run("umount", place)
 
 
+@contextlib.contextmanager
+def frozen(place: Path) -> Iterator[None]:
+    """Have all of a file system on its disk: once unmounted here, it may live on elsewhere.
+
+    A mount namespace that somebody made meanwhile has it mounted, too.
+    """
+    run("fsfreeze", "--freeze", place)
+    try:
+        yield
+    finally:
+        run("fsfreeze", "--unfreeze", place)
+
+
 def make_disk(disk: Path) -> Path:
     with disk.open("wb") as file:
         file.truncate(DISK_BYTES)
@@ -164,7 +177,8 @@ async def test_after_a_power_cut_what_is_valid_is_whole_and_the_node_converges(
             assert await node.once() == 0, node.log
             closures.nix_store(node.store_root, "--verify", "--check-contents")
             assert registered(node) == system.paths.keys()
-        run("e2fsck", "-fn", copy)
+            with frozen(place):
+                run("e2fsck", "-fn", copy)
         copy.unlink()
     print(f"{len(stages)} cuts, with {stages} of {len(system.paths)} paths valid")  # noqa: T201
 
