@@ -88,7 +88,11 @@ def labelled(key: str, value: str | None = "true") -> dict[str, Any]:
 
 
 def told(kind: str, status: str = "True") -> dict[str, Any]:
-    return {"status": {"conditions": [{"type": kind, "status": status, "reason": "R"}]}}
+    return {"status": {"conditions": [condition(kind, status)]}}
+
+
+def condition(kind: str, status: str = "True") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": "R"}
 
 
 LABEL_OF_OTHERS: Final = Request(labelled("zone", "c"), says="label zone")
@@ -100,6 +104,12 @@ ALLOWED: Final[dict[str, Request]] = {
     "its label, through the status": Request(labelled(PROFILE), status=True),
     "its condition, by apply": Request(told(names.CONDITION), "apply", status=True),
     "its condition, by strategic patch": Request(told(names.CONDITION), "strategic", status=True),
+    "its disk's condition, by apply": Request(told(names.CONDITION_DISK), "apply", status=True),
+    "both conditions, by apply": Request(
+        {"status": {"conditions": [condition(names.CONDITION), condition(names.CONDITION_DISK)]}},
+        "apply",
+        status=True,
+    ),
     "its taint, taken off": Request([{"op": "remove", "path": "/spec/taints/1"}], "json"),
 }
 DENIED: Final[dict[str, Request]] = {
@@ -163,6 +173,9 @@ DENIED: Final[dict[str, Request]] = {
     ),
     "the kubelet's condition, wiped": Request(
         told(names.CONDITION), status=True, says="of conditions"
+    ),
+    "a condition of the group that is not its": Request(
+        told("nodeagent.dev/Other"), "apply", status=True, says="of conditions"
     ),
     "a new condition of others": Request(told("Other"), "apply", status=True, says="of conditions"),
     "capacity": Request(

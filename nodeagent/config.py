@@ -127,6 +127,28 @@ class AgentSettings(NodeSettings):
         description="fetch at most this much from caches (0: no limit)",
     )
     durable: bool = Field(default=True, description="sync data before it becomes visible")
+    keep_releases: int = Field(
+        1, ge=0, description="keep this many of the newest releases, whoever needs them"
+    )
+    collect_seconds: Seconds = Field(600.0, description="look this often for what may go")
+    collect_grace_seconds: float = Field(
+        900.0, ge=0, description="what nobody needs is out of reach this long before it is deleted"
+    )
+    collect_margin_seconds: float = Field(
+        300.0, ge=0, description="a container may have bound its mounts this long before its start"
+    )
+    ensure_free: float = Field(
+        15.0,
+        ge=0,
+        lt=100,
+        description="with less of the disk left, in percent, nothing is kept that nobody needs",
+    )
+    scrub_days: float = Field(
+        30.0, ge=0, description="read all contents again within this many days (0: never)"
+    )
+    scrub_bytes_per_second: int = Field(
+        5_000_000, ge=0, description="how fast contents are read again (0: no limit)"
+    )
     resync_seconds: Seconds = Field(300.0, description="look at everything again this often")
     retry_seconds: Seconds = Field(2.0, description="first wait after a failed pass; it doubles")
     retry_max_seconds: Seconds = Field(120.0, description="longest wait after a failed pass")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -33,6 +34,14 @@ def free(place: Path) -> Space:
         told = os.statvfs(place)
     # btrfs and overlays of it have no fixed number of inodes and say 0.
     return Space(told.f_bavail * told.f_frsize, told.f_favail if told.f_files else None)
+
+
+def percent_left(place: Path) -> float:
+    """Say how much of the file system of `place` is left, of bytes or of inodes: the less."""
+    with usable(place):
+        told = os.statvfs(place)
+    pairs = ((told.f_bavail, told.f_blocks), (told.f_favail, told.f_files))
+    return min(100 * left / size if size else 100.0 for left, size in pairs)
 
 
 def mount_point(place: Path) -> Path:
@@ -94,6 +103,15 @@ def remove(path: Path) -> None:
                     os.unlink(entry.path)  # noqa: PTH108 names are bytes
     for directory in reversed(directories):
         os.rmdir(directory)  # noqa: PTH106 names are bytes
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock on an open file (flock) unless somebody else has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _left(code: int, place: Path) -> str:

@@ -7,16 +7,17 @@ in turn: fields that this one does not know it keeps, and a newer version of the
 
 import asyncio
 import contextlib
-import fcntl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field, ValidationError
 
-from nodeagent import __version__, model, release
+from nodeagent import __version__, disk, model, release
 from nodeagent.errors import NodeAgentError
-from nodeagent.model import Digest, Document, Kept
+from nodeagent.history import History
+from nodeagent.model import Digest, Document, Kept, Moment
 from nodeagent.names import Reason
 from nodeagent.pins import Envelope
 from nodeagent.select import Accepted, Wanted
@@ -25,6 +26,7 @@ from nodeagent.store import usable, write_file
 VERSION: Final = 1  # raised by what an older agent cannot read, or would make untrue
 POLL_SECONDS: Final = 1.0
 LOCK: Final = "lock"
+MOST_SPOILT: Final = 20
 
 
 class _Header(Document, extra="ignore"):
@@ -46,12 +48,16 @@ class _Floors(Document, extra="ignore"):
 
 
 class Held(Kept):
-    """What is published: enough to publish it again without pins, cache or API server."""
+    """What is published: enough to publish it again without pins, cache or API server.
+
+    `since` when, as the history has it; an agent that keeps no history leaves it out.
+    """
 
     channel: str
     serial: int
     release: Digest
     caches: tuple[str, ...]
+    since: Moment | None = None
 
 
 class ChannelMemory(Kept):
@@ -71,7 +77,9 @@ class State(Kept):
     scrubbed_boot: str | None = None
     scrubbed_at: int | None = None  # unix time of the last full scrub
     clean_end: str | None = None  # the boot whose last agent ended in order, while none runs
+    history: History = History()
     damaged: Mapping[str, str] = {}  # paths with their faults, until they are fetched anew
+    spoilt: Mapping[str, int] = {}  # paths whose contents went bad of late, and when
 
 
 class Ledger:
@@ -89,7 +97,7 @@ class Ledger:
             file = (self.directory / LOCK).open("a")
         with file as lock:
             waiting = False
-            while not _try_lock(lock.fileno()):
+            while not disk.try_lock(lock.fileno()):
                 if not waiting:
                     on_wait()
                 waiting = True
@@ -108,24 +116,65 @@ class Ledger:
         )
 
     def accept(self, wanted: Wanted) -> None:
-        """Remember an accepted record, and of the older ones the newest that differs."""
+        """Remember an accepted record, and of the older ones the newest of other releases."""
         channel = wanted.record.channel
         memory = self.state.channels.get(channel, ChannelMemory())
-        older = [one for one in memory.accepted if one.identity != wanted.envelope.identity]
+        older = [one for one in memory.accepted if not _is_of(one, wanted.record.release)]
         fresh = memory.model_copy(
             update={"floor": wanted.floor, "accepted": (*older[-3:], wanted.envelope)}
         )
         if fresh != memory:
             self._write(channels={**self.state.channels, channel: fresh})
 
-    def publish(self, held: Held, boot: str) -> None:
-        """Remember what is published, and that it was verified in this boot."""
-        held = self._as_known(held)
-        if (held, boot) != (self.state.held, self.state.verified_boot):
-            self._write(held=held, verified_boot=boot)
+    def opening(self, digest: str, now: datetime) -> None:
+        """Remember, before a gate leads to it, that pods may get a release from now on."""
+        now = now.replace(microsecond=0)
+        self.remember(self._history(now).opened(digest, now))
+
+    def _history(self, now: datetime) -> History:
+        """Give it; all is possible after an agent that took no note, or a clock that went back."""
+        held, history = self.state.held, self.state.history
+        if held is not None and held.since is None:
+            return history.unsure(self.kept, now)
+        return history.unsure(self.kept, history.latest) if now < history.latest else history
+
+    def publish(self, held: Held, boot: str, now: datetime, gates: Container[str] = ()) -> None:
+        """Remember what is published since when, and that it was verified in this boot.
+
+        `gates` names, as directories do, the releases that gates lead to now.
+        """
+        known, now = self.state.held, now.replace(microsecond=0)
+        history = self._history(now)
+        if known is not None and known.since is not None and _same(known, held):
+            held = known  # with all that a newer agent noted of it
+        else:
+            held = held.model_copy(update={"since": now})
+            led = [one for one in history.generations if release.digest12(one) in gates]
+            history = history.published(held.release, now, led)
+        if (held, boot) != (known, self.state.verified_boot):
+            self._write(held=held, verified_boot=boot, history=history)
             with contextlib.suppress(OSError):
                 (self.directory / LOCK).write_text(boot)
-            self._forget_manifests(held.release)
+
+    def remember(self, history: History, *, on_disk: bool = True) -> None:
+        """Remember what becomes of releases; in memory alone where disks fail, unless `on_disk`."""
+        if history != self.state.history:
+            if not on_disk:  # collecting is what makes room
+                self.state = self.state.model_copy(update={"history": history})
+            with contextlib.suppress(*(() if on_disk else (NodeAgentError,))):
+                self._write(history=history)
+
+    @property
+    def kept(self) -> list[str]:
+        """List the releases whose manifest is here, published or not."""
+        with usable(self._releases):
+            return sorted(f"sha256:{file.stem}" for file in self._releases.glob("[0-9a-f]*.json"))
+
+    def forget(self, digest: str) -> None:
+        """Drop a release of which nothing is left; its manifest goes last."""
+        self.remember(self.state.history.forget(digest), on_disk=False)
+        with usable(self.directory):
+            self._manifest(digest).unlink(missing_ok=True)
 
     def begin(self, boot: str) -> bool:
         """Note that an agent runs in this boot; tell whether contents are to be scrubbed.
@@ -158,6 +207,12 @@ class Ledger:
         if damaged != self.state.damaged:
             self._write(damaged=dict(damaged))
 
+    def spoil(self, path: str, at: int) -> None:
+        """Remember that a path's contents were found bad, however it is mended; unix time."""
+        late = [one for one in self.state.spoilt.items() if one[0] != path][1 - MOST_SPOILT :]
+        with contextlib.suppress(NodeAgentError):  # a full disk is told by what fills it
+            self._write(spoilt=dict([*late, (path, at)]))
+
     def manifest(self, digest: str) -> bytes | None:
         """Give a manifest that was kept."""
         with contextlib.suppress(FileNotFoundError):
@@ -176,27 +231,6 @@ class Ledger:
 
     def _manifest(self, digest: str) -> Path:
         return self.directory / release.manifest_file(digest)
-
-    def _as_known(self, held: Held) -> Held:
-        """Give what is held with all that a newer agent noted of it, while it stays the same."""
-        known = self.state.held
-        if known is not None and known.model_copy(update=dict(held)) == known:
-            return known
-        return held
-
-    def _forget_manifests(self, published: str) -> None:
-        """Drop the manifests of records that are no longer remembered."""
-        keep = {published}
-        try:
-            for memory in self.state.channels.values():
-                keep.update(envelope.peek().release for envelope in memory.accepted)
-        except NodeAgentError:  # a newer agent's record: which manifest is its, it alone can tell
-            return
-        files = {self._manifest(digest).name for digest in keep}
-        with usable(self.directory):
-            for file in self._releases.iterdir():
-                if file.name not in files:
-                    file.unlink()
 
     def _read(self) -> State:
         file = self.directory / "state.json"
@@ -227,6 +261,18 @@ class Ledger:
         self.state = state  # only now: what is not on disk is written with the next change
 
 
+def _is_of(envelope: Envelope, digest: str) -> bool:
+    try:
+        return envelope.peek().release == digest
+    except NodeAgentError:  # a newer agent's record
+        return False
+
+
+def _same(one: Held, other: Held) -> bool:
+    facts = ("channel", "serial", "release", "caches")
+    return all(getattr(one, fact) == getattr(other, fact) for fact in facts)
+
+
 def _require_known(file: Path, data: bytes) -> None:
     """Judge the version first: what else a newer file has, this nodeagent cannot know."""
     version = _Header.model_validate_json(data).version
@@ -246,11 +292,3 @@ def _floor(data: bytes) -> str:
     except ValidationError:
         return "the serial of the record that the node has published"
     return str(max((one.floor for one in channels), default=0))
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

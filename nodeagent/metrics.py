@@ -26,6 +26,16 @@ HELP: Final[dict[Metric, str]] = {
     Metric.BYTES_SCRUBBED: "Bytes of NAR whose contents the scrub hashed anew",
     Metric.SCRUB_DAMAGED: "Store paths that the scrub found damaged",
     Metric.LAST_SCRUB: "Unix time of the last scrub of all contents that ended",
+    Metric.SCRUB_PATHS_DUE: "Store paths that the scrub has still to read now",
+    Metric.SCRUB_BYTES_DUE: "Bytes of NAR that the scrub has still to read now",
+    Metric.SCRUB_RATE: "Bytes of NAR a second that the scrub's period demands",
+    Metric.SCRUB_OLDEST: "Unix time when the contents that wait longest were last known whole",
+    Metric.RELEASES: "Releases on the node, by what becomes of them and who keeps them",
+    Metric.PATHS_COLLECTED: "Store paths that were deleted",
+    Metric.BYTES_COLLECTED: "Bytes of NAR that were deleted",
+    Metric.COLLECTION_SECONDS: "Duration of collections",
+    Metric.COLLECTIONS_MISSED: "Collections in a row that could not do their work",
+    Metric.LAST_COLLECTION: "Unix time of the last collection that did",
     Metric.BUILD_INFO: "The running nodeagent",
 }
 
@@ -50,8 +60,20 @@ class Metrics:
         self.bytes_scrubbed = self._counter(Metric.BYTES_SCRUBBED)
         self.scrub_damaged = self._counter(Metric.SCRUB_DAMAGED)
         self.last_scrub = self._gauge(Metric.LAST_SCRUB)
+        self.scrub_paths_due = self._gauge(Metric.SCRUB_PATHS_DUE)
+        self.scrub_bytes_due = self._gauge(Metric.SCRUB_BYTES_DUE)
+        self.scrub_rate = self._gauge(Metric.SCRUB_RATE)
+        self.scrub_oldest = self._gauge(Metric.SCRUB_OLDEST)
         self.pass_seconds = Summary(
             Metric.PASS_SECONDS, HELP[Metric.PASS_SECONDS], registry=self.registry
+        )
+        self.releases = self._gauge(Metric.RELEASES, "step", "by")
+        self.paths_collected = self._counter(Metric.PATHS_COLLECTED)
+        self.bytes_collected = self._counter(Metric.BYTES_COLLECTED)
+        self.collections_missed = self._gauge(Metric.COLLECTIONS_MISSED)
+        self.last_collection = self._gauge(Metric.LAST_COLLECTION)
+        self.collection_seconds = Summary(
+            Metric.COLLECTION_SECONDS, HELP[Metric.COLLECTION_SECONDS], registry=self.registry
         )
         self._gauge(Metric.BUILD_INFO, "version").labels(__version__).set(1)
 

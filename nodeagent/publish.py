@@ -76,6 +76,28 @@ class Gates:
         for directory in ("profiles", "releases"):
             shutil.rmtree(self.run_dir / directory, ignore_errors=True)
 
+    def open(self) -> list[tuple[str, str]]:
+        """List the gates that are open: profile, and the first 12 digits of the release."""
+        links = (self.run_dir / "profiles").glob("[!.]*")
+        return [(link.name, link.readlink().parts[-2]) for link in links if link.is_symlink()]
+
+    def put_aside(self, digest: str) -> None:
+        """Make a release's directories unfindable; who has them mounted keeps them."""
+        _move(self._aside(digest), self.release(digest, ""))
+
+    def bring_back(self, digest: str) -> None:
+        """Undo that; what was laid out anew meanwhile stays instead."""
+        _move(self.release(digest, ""), self._aside(digest))
+
+    def forget(self, digest: str) -> None:
+        """Remove a release's directories: nobody has them mounted."""
+        for directory in (self.release(digest, ""), self._aside(digest)):
+            with usable(self.run_dir):
+                remove(directory)
+
+    def _aside(self, digest: str) -> Path:
+        return self.run_dir / "releases" / f".{digest12(digest)}"
+
     def shut(self, profiles: Iterable[str]) -> list[str]:
         """List the profiles whose gate, or the store's, does not lead to a directory."""
         return [
@@ -107,6 +129,12 @@ class Gates:
         remove(fresh / RELEASE_FILE)
         (fresh / RELEASE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         fresh.rename(directory)
+
+
+def _move(target: Path, source: Path) -> None:
+    with usable(source.parent), contextlib.suppress(FileNotFoundError):
+        if not target.exists():
+            source.rename(target)
 
 
 def _entries(files: StoreFiles, root: str) -> list[str]:

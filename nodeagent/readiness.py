@@ -3,14 +3,17 @@
 `/readyz` is the checks that pods depend on; `/healthz` shows all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from nodeagent.names import LABEL_PROFILE_PREFIX, LABEL_READY, Reason
 
 SHOWN: Final = 3
+SUSPECT_PATHS: Final = 3  # spoilt within SUSPECT_SECONDS make a disk suspect
+SUSPECT_SECONDS: Final = 7 * 24 * 3600
 PUBLISHED: Final = "Published"  # the reason of a condition that is true
 
 
@@ -21,7 +24,8 @@ class Evidence:
     `absent` are store paths of the published closure that are gone, `damaged` those whose contents
     are not what was poured, `shut` its profiles whose gate does not lead anywhere, `conflicts`
     paths valid with another hash than released, `closed` what SELinux lets no container read. An
-    agent is `unguarded` if the API server would let it write what it may not.
+    agent is `unguarded` if the API server would let it write what it may not. `spoilt` are paths
+    whose contents went bad of late, repaired or not, each with its unix time.
     """
 
     published: bool
@@ -32,6 +36,7 @@ class Evidence:
     problem: tuple[Reason, str] | None = None
     unguarded: bool = False
     closed: Sequence[str] = ()
+    spoilt: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def judge(evidence: Evidence) -> list[Check]:
         _conflicts(evidence),
         _last_pass(evidence),
         _policy(evidence),
+        disk(evidence.spoilt),
     ]
 
 
@@ -167,6 +173,30 @@ def _policy(evidence: Evidence) -> Check:
         "daemonset/base/policy.yaml, with the namespace that the agent runs in"
     )
     return _noted("policy", Reason.POLICY_NOT_ENFORCED, message)
+
+
+def of_late(spoilt: Mapping[str, int], now: float) -> dict[str, int]:
+    """Leave out what is too old to speak of the disk as it is."""
+    return {path: at for path, at in spoilt.items() if now - at < SUSPECT_SECONDS}
+
+
+def suspicion(checks: Sequence[Check]) -> Condition | None:
+    """Say what the Node shall say of its disk; None while there is nothing against it."""
+    failed = (one for one in checks if one.reason is Reason.REPEATED_DAMAGE)
+    return next((Condition(True, str(one.reason), one.message) for one in failed), None)  # noqa: FBT003 it is a status
+
+
+def disk(spoilt: Mapping[str, int]) -> Check:
+    """Judge the disk by the paths whose contents went bad of late."""
+    if len(spoilt) < SUSPECT_PATHS:
+        return Check("disk", ok=True, needed=False)
+    since = datetime.fromtimestamp(min(spoilt.values()), UTC)
+    message = (
+        f"the contents of {len(spoilt)} store paths went bad since {since:%Y-%m-%dT%H:%M:%SZ}: "
+        f"{_some(sorted(spoilt))}; look at the kernel's log and the disk's own (smartctl), and "
+        "replace the disk or the node"
+    )
+    return _noted("disk", Reason.REPEATED_DAMAGE, message)
 
 
 def _missing(name: str, reason: Reason, message: str) -> Check:

@@ -71,6 +71,36 @@ class ProfileStatus(Document):
     published: bool
 
 
+class Repair(Document):
+    """A path that was exchanged in this boot, and the published profiles that need it.
+
+    A container that started before `at` may still hold what was there, which is kept in `kept`.
+    """
+
+    path: str
+    fault: str
+    at: Moment
+    kept: str
+    profiles: tuple[str, ...]
+
+
+class ReleaseVerdict(Document):
+    """What becomes of a release that the node has, and why."""
+
+    release: str
+    step: str
+    reason: str
+
+
+class Collection(Document):
+    """The answer to POST /v1/collect; bytes are of NARs, `paths` says of each why it stays."""
+
+    releases: tuple[ReleaseVerdict, ...]
+    paths_deleted: int
+    bytes_deleted: int
+    paths: Mapping[str, str] = {}
+
+
 class Status(Document):
     """The document at /v1/status."""
 
@@ -91,6 +121,7 @@ class Status(Document):
     elsewhere: Mapping[str, tuple[str, ...]] = {}
     conflicts: tuple[str, ...] = ()
     scrub: ScrubProgress | None = None
+    repairs: tuple[Repair, ...] = ()
     failed_checks: tuple[FailedCheck, ...] = ()
 
 
@@ -152,13 +183,15 @@ class Report:
             self.on_problem(problem)
         return problem
 
+    def tell(self, reason: Reason, message: str) -> None:
+        """Tell a problem that is none of the passes'."""
+        self.on_problem(Problem(reason=reason, message=message, since=self.clock()))
+
     def conflict(self, paths: tuple[str, ...]) -> None:
         """Note the paths that stay as they are with another hash than released; alert once."""
         if fresh := [path for path in paths if path not in self.conflicts]:
             message = f"{', '.join(fresh)}: valid with another hash than released, stays as it is"
-            self.on_problem(
-                Problem(reason=Reason.PATH_CONFLICT, message=message, since=self.clock())
-            )
+            self.tell(Reason.PATH_CONFLICT, message)
         self.conflicts = paths
 
     def pouring(self, bytes_total: int, paths_total: int, now: float) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Final
 
 import urllib3
@@ -10,10 +11,12 @@ from pydantic import ValidationError
 from nodeagent import cache, model
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import SETTLED, Reason
-from nodeagent.report import ScrubProgress, Status
+from nodeagent.release import digest12
+from nodeagent.report import Collection, Repair, ScrubProgress, Status
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
+COLLECT_SECONDS: Final = 3600.0  # it waits for a pass that pours, and deletes much
 _TOLD: Final = {"conflicts", "pass"}  # checks that have lines of their own
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
@@ -33,6 +36,37 @@ def fetch(url: str) -> Status:
     )
 
 
+def collect(url: str, *, dry: bool, paths: bool) -> Collection:
+    """Have the agent beside us collect, or say what would go; raises NodeAgentError."""
+    wishes = [name for name, wish in (("dryRun", dry), ("paths", paths)) if wish]
+    try:
+        answer = urllib3.request(
+            "POST", f"{url}/v1/collect?{'&'.join(wishes)}", timeout=COLLECT_SECONDS, retries=False
+        )
+        if answer.status == HTTPStatus.OK:
+            return Collection.model_validate_json(answer.data)
+        cause = answer.data.decode(errors="replace").strip() or f"status {answer.status}"
+    except urllib3.exceptions.HTTPError as error:
+        cause = cache.explain(error)
+    except ValidationError as error:
+        cause = f"its answer is not an agent's: {model.explain(error)}"
+    raise NodeAgentError(
+        Reason.AGENT_UNREACHABLE,
+        f"the agent at {url} did not collect: {cause}; run this where the agent runs, in a cluster "
+        "by `kubectl exec`, or name another with --url",
+    )
+
+
+def collection_lines(done: Collection, *, dry: bool) -> Iterator[str]:
+    """Say what becomes of each release, and what was deleted."""
+    for one in done.releases:
+        yield f"{one.step:9} {digest12(one.release)}  {one.reason}"
+    for path, reason in done.paths.items():
+        yield f"{path}  {reason}"
+    if not dry:
+        yield f"deleted   {done.paths_deleted} paths, {amount(done.bytes_deleted)}"
+
+
 def lines(status: Status) -> Iterator[str]:
     """Say it in a few lines of plain text."""
     place = f"fleet {status.fleet}, channel {status.channel}, {status.system}"
@@ -50,8 +84,7 @@ def lines(status: Status) -> Iterator[str]:
         yield f"progress  {progress_text(status)}"
     if status.scrub is not None:
         yield f"scrub     {_scrub_text(status.scrub)}"
-    for path in status.conflicts:
-        yield f"conflict  {path} was valid with another hash than released and stays as it is"
+    yield from _path_lines(status)
     for check in status.failed_checks:
         if check.name not in _TOLD:
             yield f"{check.name:9} {check.reason}: {check.message}"
@@ -69,6 +102,22 @@ def progress_text(status: Status) -> str:
     return (
         f"{share:.0%}, {amount(now.bytes_done)} of {amount(now.bytes_total)}, "
         f"{now.paths_done} of {now.paths_total} paths, {amount(now.bytes_per_second)}/s{left}"
+    )
+
+
+def _path_lines(status: Status) -> Iterator[str]:
+    """Say which paths are not, or were not, as released."""
+    for one in status.repairs:
+        yield f"repaired  {_repair_text(one)}"
+    for path in status.conflicts:
+        yield f"conflict  {path} was valid with another hash than released and stays as it is"
+
+
+def _repair_text(one: Repair) -> str:
+    users = f" and use {', '.join(one.profiles)}" if one.profiles else ""
+    return (
+        f"{one.path} at {one.at:%Y-%m-%dT%H:%M:%SZ}: containers that started before{users} may "
+        f"hold the old one until they are restarted; it is kept as {one.kept}"
     )
 
 

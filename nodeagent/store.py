@@ -6,7 +6,6 @@ in staging (same file system, outside the store) and arrives by one rename.
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import stat
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent import __version__, nar, storepath
+from nodeagent import __version__, disk, nar, storepath
 from nodeagent.disk import remove as remove  # noqa: PLC0414 gates have them from here
 from nodeagent.disk import usable as usable  # noqa: PLC0414
 from nodeagent.errors import NodeAgentError
@@ -59,7 +58,7 @@ class StoreFiles:
 
     @property
     def displaced(self) -> Path:
-        """Where damaged paths go that containers may still be bound to, until the next boot."""
+        """Where exchanged trees go that containers may be bound to (see verify.evidence)."""
         return self.ours / "displaced"
 
     @property
@@ -138,11 +137,14 @@ class StoreFiles:
                     remove(Path(entry.path))
         return staged
 
-    def clean_displaced(self) -> None:
-        """Remove displaced trees; only right after a boot, when no container can hold one."""
-        with usable(self.displaced):
-            for entry in list(os.scandir(self.displaced)):
-                remove(Path(entry.path))
+    def displaced_as(self, path: str) -> Path | None:
+        """Say where the tree that lies at a path now would go; None if there is none."""
+        try:
+            inode = self.real(path).lstat().st_ino
+        except OSError:
+            return None
+        # The hash part alone: with an inode behind it a long name would grow too long.
+        return self.displaced / f"{storepath.hash_part(path)}.{inode}"
 
     def place(self, paths: Sequence[str]) -> None:
         """Sync the file system, then rename staged paths into the store, roots first.
@@ -168,11 +170,9 @@ class StoreFiles:
                 staged = source.lstat()
             except FileNotFoundError:
                 return
-            if os.path.lexists(target):
+            if (displaced := self.displaced_as(path)) is not None:
                 _exchange(source, target)
-                # The hash part alone: with an inode behind it a long name would grow too long.
-                name = f"{storepath.hash_part(path)}.{source.lstat().st_ino}"
-                source.rename(self.displaced / name)
+                source.rename(displaced)
             else:
                 source.rename(target)
             if stat.S_ISDIR(staged.st_mode):
@@ -247,7 +247,7 @@ def _path_lock(target: Path, seconds: float) -> Iterator[None]:
     while True:
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not _locked(fd):
+            while not disk.try_lock(fd):
                 if time.monotonic() > until:
                     raise NodeAgentError(
                         Reason.STORE_UNUSABLE,
@@ -264,14 +264,6 @@ def _path_lock(target: Path, seconds: float) -> Iterator[None]:
             return
         finally:
             os.close(fd)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _exchange(one: Path, other: Path) -> None:

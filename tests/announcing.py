@@ -50,6 +50,7 @@ class View:
         self.shown: Status = IDLE
         self.lost: frozenset[str] = frozenset()
         self.unguarded = False
+        self.spoilt: dict[str, int] = {}
 
     async def status(self) -> Status:
         return self.shown
@@ -62,6 +63,7 @@ class View:
                 absent=sorted(path(name) for name in self.lost),
                 problem=problem or None,
                 unguarded=self.unguarded,
+                spoilt=self.spoilt,
             )
         )
 
@@ -166,10 +168,14 @@ class World:
     @property
     def condition(self) -> dict[str, str]:
         """Give the Node's condition of ours; {} if it has none."""
+        return self.conditions.get(CONDITION, {})
+
+    @property
+    def conditions(self) -> dict[str, dict[str, str]]:
+        """Give all conditions of ours that the Node has, by type."""
         conditions = {one["type"]: one for one in self.api.read(NODE)["status"]["conditions"]}
         assert conditions.pop("Ready", KUBELETS) == KUBELETS, "the condition of somebody else"
-        ours: dict[str, str] = conditions.get(CONDITION, {})
-        return ours
+        return conditions
 
     @property
     def told(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nodeagent.ledger import Held, Ledger
 from nodeagent.publish import Gates, Generation
 from nodeagent.store import StoreFiles
 from tests import nars
-from tests.handmade import Item, digest, path, system
+from tests.handmade import NOW, Item, digest, path, system
 
 ITEM: Final = Item(path("ds"))
 CONTENT: Final = f"host{ITEM.path}"
@@ -87,7 +87,7 @@ class Traces:
         async with ledger.owned(lambda: None):
             ledger.keep_manifest(digest(7), json.dumps({}).encode())
             held = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
-            ledger.publish(held, "boot")
+            ledger.publish(held, "boot", NOW)
 
 
 def _shut(tree: Path) -> None:

@@ -24,6 +24,7 @@ from tests.statuses import IDLE, STATUS
 
 READY: Final = Condition(ready=True, reason="Published", message="release 7 is published")
 LOST: Final = Condition(ready=False, reason="PathDamaged", message="1 path is gone")
+SUSPECT: Final = Condition(ready=True, reason="RepeatedDamage", message="3 paths went bad")
 OURS: Final = frozenset({"nodeagent.dev/ready", "profile.nodeagent.dev/ds"})
 EVENTS: Final = "/api/v1/namespaces/default/events"
 
@@ -101,6 +102,21 @@ async def test_the_conditions_of_the_kubelet_stay(server: Server) -> None:
         "lastTransitionTime": "2026-06-01T12:00:00Z",
         "lastHeartbeatTime": "2026-06-01T12:05:00Z",
     }
+
+
+async def test_the_disks_condition_comes_with_suspicion_and_goes_with_it(server: Server) -> None:
+    async with connected(server) as (_, node):
+        await node.tell(READY, NOW, NOW)
+        assert (await node.look()).disk is None
+        await node.tell(READY, NOW, NOW, SUSPECT, NOW - timedelta(hours=1))
+        seen = await node.look()
+        assert (seen.condition, seen.disk) == (READY, SUSPECT)
+        assert (seen.since, seen.disk_since) == (NOW, NOW - timedelta(hours=1))
+        await node.tell(LOST, NOW, NOW)
+        seen = await node.look()
+        assert (seen.condition, seen.disk, seen.disk_since) == (LOST, None, None)
+    conditions = {one["type"]: one for one in (await server.read())["status"]["conditions"]}
+    assert conditions["Ready"] == kubelets("Ready")
 
 
 async def test_a_condition_that_somebody_overwrote_is_ours_again(server: Server) -> None:

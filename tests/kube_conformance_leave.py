@@ -10,6 +10,7 @@ from tests.handmade import NOW
 from tests.kube_server import Server, connected, kubelets
 
 READY: Final = Condition(ready=True, reason="Published", message="release 7 is published")
+SUSPECT: Final = Condition(ready=True, reason="RepeatedDamage", message="3 paths went bad")
 OURS: Final = frozenset({"nodeagent.dev/ready", "profile.nodeagent.dev/ds"})
 
 
@@ -30,9 +31,10 @@ async def test_all_labels_of_ours_go_whoever_set_them_and_no_other(server: Serve
 async def test_our_condition_goes_and_those_of_others_stay(server: Server) -> None:
     before = (await server.read())["status"]["conditions"]
     async with connected(server) as (_, node):
-        await node.tell(READY, NOW, NOW)
-        assert await node.untell()
-        assert not await node.untell()
+        for disk in (None, SUSPECT):
+            await node.tell(READY, NOW, NOW, disk)
+            assert await node.untell()
+            assert not await node.untell()
     assert (await server.read())["status"]["conditions"] == before
 
 

@@ -12,6 +12,7 @@ from nodeagent.report import (
     Problem,
     ProfileStatus,
     Progress,
+    Repair,
     ScrubProgress,
     Status,
     Target,
@@ -49,6 +50,9 @@ SCRUB: Final = ScrubProgress(
     paths_total=12,
     damaged=1,
 )
+REPAIR: Final = Repair(
+    path=path("item"), fault="it smells", at=NOW, kept="/nix/kept/item", profiles=("ds",)
+)
 STATUS: Final = IDLE.model_copy(
     update={
         "phase": Phase.POURING,
@@ -59,6 +63,7 @@ STATUS: Final = IDLE.model_copy(
         "problem": Problem(reason=Reason.PATH_DAMAGED, message="it vanished", since=NOW),
         "conflicts": (path("conflict"),),
         "scrub": SCRUB,
+        "repairs": (REPAIR, REPAIR.model_copy(update={"path": path("old"), "profiles": ()})),
         "failed_checks": (
             FailedCheck(
                 name="pass", needed=False, reason=Reason.PATH_DAMAGED, message="it vanished"

@@ -175,7 +175,7 @@ def test_one_that_ends_is_waited_for(node: Traces, monkeypatch: pytest.MonkeyPat
         asked.append(file)
         return len(asked) > 2
 
-    monkeypatch.setattr(lock, "_is_taken", ends_when_asked_again)
+    monkeypatch.setattr(lock, "try_lock", ends_when_asked_again)
     node.clean(store=True)
     assert node.tree() == {"host/nix", "run", "lib"}
 

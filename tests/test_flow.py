@@ -1,7 +1,7 @@
 """What no test of a whole agent can time: damage that is found while a pass runs."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from nodeagent.realise.run import Means
 from nodeagent.release import PathInfo
 from nodeagent.report import Report
 from nodeagent.store import StoreFiles
-from nodeagent.verify import walk
+from nodeagent.verify import evidence, walk
 from tests.handmade import CACHE_KEY, SYSTEM, CacheFiles, Item, manifest, path
 
 LIB: Final = Item(path("lib"))
@@ -142,10 +142,10 @@ async def test_what_a_repair_does_not_heal_fails_the_pass_and_stays_shut(
 async def test_rubbish_that_cannot_be_removed_at_boot_is_told_and_shuts_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: StoreFiles) -> None:
+    def refuse(_: StoreFiles, __: Collection[str]) -> None:
         raise NodeAgentError(Reason.STORE_UNUSABLE, "it is immutable")
 
-    monkeypatch.setattr(StoreFiles, "clean_displaced", refuse)
+    monkeypatch.setattr(evidence, "tidy", refuse)
     bench.flow.boot_id = "boot-2"
     await bench.flow.restore()
     assert bench.is_open

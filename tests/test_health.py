@@ -1,16 +1,20 @@
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from nodeagent import metrics
+from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
 from nodeagent.readiness import Check
-from nodeagent.report import Status
+from nodeagent.report import Collection, ReleaseVerdict, Status
 from nodeagent.serve import health
+from tests.handmade import digest
 from tests.statuses import STATUS
 
 OK = Check("generation", ok=True, needed=True)
@@ -20,12 +24,20 @@ Client = TestClient[web.Request, web.Application]
 AiohttpClient = Callable[[web.Application], Awaitable[Client]]
 
 
+COLLECTION: Final = Collection(
+    releases=(ReleaseVerdict(release=digest(7), step="keep", reason="pods get it"),),
+    paths_deleted=3,
+    bytes_deleted=1000,
+)
+
+
 @dataclass
 class Shown:
     """A view whose node looks as a test says."""
 
     found: Sequence[Check] = (OK,)
     asked: list[str] = field(default_factory=list)
+    fault: str = ""
 
     async def checks(self) -> Sequence[Check]:
         self.asked.append("checks")
@@ -36,6 +48,12 @@ class Shown:
 
     async def metrics(self) -> bytes:
         return b"nodeagent_ready 1.0\n"
+
+    async def collect(self, *, dry: bool, paths: bool) -> Collection:
+        self.asked.append(f"collect {dry} {paths}")
+        if self.fault:
+            raise NodeAgentError(Reason.NIX_FAILED, self.fault)
+        return COLLECTION
 
 
 async def get(aiohttp_client: AiohttpClient, address: str, *checks: Check) -> tuple[int, str]:
@@ -114,3 +132,28 @@ async def test_nothing_can_be_changed_through_the_endpoints(aiohttp_client: Aioh
     for address in ("/livez", "/readyz", "/healthz", "/v1/status", "/metrics"):
         assert (await client.post(address)).status == 405
     assert (await client.get("/")).status == 404
+
+
+async def test_who_is_beside_the_agent_may_have_it_collect(aiohttp_client: AiohttpClient) -> None:
+    view = Shown()
+    client = await aiohttp_client(health.app(view))
+    for query in ("", "?dryRun", "?dryRun&paths"):
+        answer = await client.post(f"/v1/collect{query}")
+        assert Collection.model_validate_json(await answer.text()) == COLLECTION
+    assert view.asked == ["collect False False", "collect True False", "collect True True"]
+
+
+async def test_nobody_else_may(aiohttp_client: AiohttpClient) -> None:
+    view = Shown()
+    client = await aiohttp_client(health.app(view))
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=elsewhere) as session:
+        answer = await session.post(client.make_url("/v1/collect"))
+    assert answer.status == 403
+    assert view.asked == []
+
+
+async def test_why_nothing_was_collected_is_told(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(health.app(Shown(fault="no end within 300 s")))
+    answer = await client.post("/v1/collect")
+    assert (answer.status, await answer.text()) == (503, "NixFailed: no end within 300 s\n")

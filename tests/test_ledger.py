@@ -1,17 +1,20 @@
 import asyncio
 import fcntl
+import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from nodeagent import ledger
 from nodeagent.errors import NodeAgentError
+from nodeagent.history import EVER, Span
 from nodeagent.ledger import Held, Ledger
 from nodeagent.names import Reason
 from nodeagent.pins import Envelope
 from nodeagent.select import Accepted, Wanted
-from tests.handmade import digest, seal
+from tests.handmade import NOW, digest, seal
 
 HELD = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
 
@@ -53,9 +56,10 @@ async def test_what_was_accepted_outlives_a_restart(book: Ledger) -> None:
 
 
 async def test_what_was_published_outlives_a_restart(book: Ledger) -> None:
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     state = (await reopened(book)).state
-    assert (state.held, state.verified_boot) == (HELD, "boot-1")
+    held = HELD.model_copy(update={"since": NOW})
+    assert (state.held, state.verified_boot) == (held, "boot-1")
 
 
 async def test_channels_do_not_know_each_other(book: Ledger) -> None:
@@ -67,7 +71,7 @@ async def test_channels_do_not_know_each_other(book: Ledger) -> None:
 
 
 async def test_the_published_serial_counts_in_its_own_channel_alone(book: Ledger) -> None:
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     assert book.accepted("stable", 0).held_serial == 7
     assert book.accepted("canary", 0).held_serial is None
 
@@ -93,10 +97,10 @@ async def test_the_record_that_was_taken_last_is_forgotten_last(book: Ledger) ->
 
 async def test_no_news_is_not_written(book: Ledger) -> None:
     book.accept(wanted(seal(7)))
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     (book.directory / "state.json").unlink()
     book.accept(wanted(seal(7)))
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     assert not (book.directory / "state.json").exists()
 
 
@@ -107,14 +111,42 @@ async def test_a_manifest_is_kept_and_given_back(book: Ledger) -> None:
     assert book.manifest(digest(7)) == b"seven"
 
 
-async def test_publishing_drops_the_manifests_of_forgotten_records(book: Ledger) -> None:
-    for serial in range(1, 8):
-        book.keep_manifest(digest(serial), b"")
-        book.accept(wanted(seal(serial)))
-    book.keep_manifest(digest(99), b"")
-    book.publish(HELD.model_copy(update={"release": digest(1)}), "boot-1")
-    kept = [serial for serial in (*range(1, 8), 99) if book.manifest(digest(serial)) is not None]
-    assert kept == [1, 4, 5, 6, 7]
+async def test_a_release_is_kept_until_it_is_forgotten(book: Ledger) -> None:
+    for number in (1, 2):
+        book.keep_manifest(digest(number), b"")
+        book.publish(HELD.model_copy(update={"release": digest(number)}), "boot-1", NOW)
+    (book.directory / "releases/.x.new").touch()
+    assert book.kept == sorted([digest(1), digest(2)])
+    assert book.state.history.generations.keys() == {digest(1), digest(2)}
+    book.forget(digest(1))
+    book.forget(digest(1))
+    assert book.kept == [digest(2)] == [*(await reopened(book)).state.history.generations]
+
+
+async def test_when_pods_got_what_outlives_a_restart(book: Ledger) -> None:
+    for number, later in ((1, 0), (2, 1), (1, 2)):
+        held = HELD.model_copy(update={"release": digest(number)})
+        book.publish(held, "boot-1", NOW + timedelta(hours=later))
+    hours = [NOW + timedelta(hours=later) for later in range(3)]
+    known = (await reopened(book)).state.history.generations
+    assert known[digest(1)].spans == (
+        Span(since=hours[0], until=hours[1]),
+        Span(since=hours[2]),
+    )
+    assert known[digest(2)].spans == (Span(since=hours[1], until=hours[2]),)
+
+
+async def test_after_an_agent_that_took_no_note_nobody_claims_to_know(book: Ledger) -> None:
+    book.publish(HELD, "boot-1", NOW)
+    file = book.directory / "state.json"
+    state = json.loads(file.read_bytes())
+    del state["held"]["since"]
+    file.write_text(json.dumps(state))
+    again = await reopened(book)
+    again.publish(HELD, "boot-1", NOW + timedelta(hours=1))
+    (known,) = again.state.history.generations.values()
+    now = NOW + timedelta(hours=1)
+    assert known.spans == (Span(since=EVER, until=now), Span(since=now))
 
 
 async def test_a_second_agent_waits_until_the_first_ends(book: Ledger) -> None:
@@ -147,9 +179,9 @@ async def test_an_agent_that_waited_reads_what_the_first_one_left(
     async with first.owned(never):
         task = asyncio.create_task(wait())
         await asyncio.sleep(0.05)
-        first.publish(HELD, "boot-1")
+        first.publish(HELD, "boot-1", NOW)
     await task
-    assert second.state.held == HELD
+    assert second.state.held == HELD.model_copy(update={"since": NOW})
     assert told == ["waiting"]
 
 
@@ -184,7 +216,7 @@ async def test_a_new_node_owes_no_scrub(book: Ledger) -> None:
 
 async def test_a_boot_after_an_end_in_order_owes_no_scrub(book: Ledger) -> None:
     book.begin("boot-1")
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     book.end("boot-1")
     for boot in ("boot-1", "boot-2", "boot-3"):
         book, due = await started(book, boot)
@@ -195,7 +227,7 @@ async def test_a_boot_after_an_end_in_order_owes_no_scrub(book: Ledger) -> None:
 
 async def test_a_boot_after_any_other_end_owes_a_scrub_until_one_ended(book: Ledger) -> None:
     book.begin("boot-1")
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     book, due = await started(book, "boot-1")
     assert not due  # only the agent died, the machine lives on
     book, due = await started(book, "boot-2")
@@ -211,13 +243,13 @@ async def test_a_boot_after_any_other_end_owes_a_scrub_until_one_ended(book: Led
 
 
 async def test_a_node_of_which_that_is_not_known_owes_a_scrub(book: Ledger) -> None:
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     assert book.begin("boot-1")
 
 
 async def test_a_mark_that_cannot_be_written_is_not_left_for_a_later_boot(book: Ledger) -> None:
     book.begin("boot-1")
-    book.publish(HELD, "boot-1")
+    book.publish(HELD, "boot-1", NOW)
     book.end("boot-1")
     away = book.directory.rename(book.directory.with_name("away"))
     assert not book.begin("boot-2")
@@ -225,6 +257,20 @@ async def test_a_mark_that_cannot_be_written_is_not_left_for_a_later_boot(book: 
     away.rename(book.directory)
     book.accept(wanted(seal(7)))
     assert (await started(book, "boot-3"))[1]
+
+
+async def test_what_went_bad_is_remembered_when_it_is_mended_but_not_without_end(
+    book: Ledger,
+) -> None:
+    for number in range(ledger.MOST_SPOILT + 5):
+        book.spoil(f"/nix/store/{number}", number)
+    book.spoil("/nix/store/7", 99)
+    book.condemn({})
+    spoilt = (await reopened(book)).state.spoilt
+    assert len(spoilt) == ledger.MOST_SPOILT
+    assert spoilt["/nix/store/7"] == 99
+    assert "/nix/store/4" not in spoilt
+    assert f"/nix/store/{ledger.MOST_SPOILT + 4}" in spoilt
 
 
 async def test_known_damage_outlives_a_restart(book: Ledger) -> None:

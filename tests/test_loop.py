@@ -18,7 +18,7 @@ from nodeagent.promote import Promotion
 from nodeagent.realise.run import Tally
 from nodeagent.report import Report
 from nodeagent.select import Node
-from tests.handmade import RELEASE_KEY, Item, manifest, path
+from tests.handmade import NOW, RELEASE_KEY, Item, manifest, path
 
 
 class StandInFlow:
@@ -155,7 +155,7 @@ async def test_without_an_answer_a_node_keeps_the_channel_it_had(tmp_path: Path)
     loop, flow = make(tmp_path)
     loop.labels = says(channel="canary")
     await loop.turn()
-    flow.ledger.publish(flow.brought[0], "boot")
+    flow.ledger.publish(flow.brought[0], "boot", NOW)
     restarted, flow = make(tmp_path)
     restarted.labels = no_answer
     async with flow.ledger.owned(lambda: None):

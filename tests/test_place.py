@@ -130,13 +130,6 @@ def test_the_longest_name_can_be_displaced(files: StoreFiles) -> None:
     assert tree_at(files.real(longest)) == NEW
 
 
-def test_displaced_trees_go_when_told(files: StoreFiles) -> None:
-    put(TREE, files.displaced / "tree")
-    put(OLD, files.displaced / "file")
-    files.clean_displaced()
-    assert not any(files.displaced.iterdir())
-
-
 def place_aside(files: StoreFiles) -> threading.Thread:
     placing = threading.Thread(target=files.place, args=[[path("file")]])
     placing.start()

@@ -3,7 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.names import LABEL_PROFILE_PREFIX, LABEL_READY, Reason
-from nodeagent.readiness import Check, Evidence, condition, is_ready, judge, labels
+from nodeagent.readiness import (
+    SUSPECT_SECONDS,
+    Check,
+    Evidence,
+    condition,
+    is_ready,
+    judge,
+    labels,
+    of_late,
+    suspicion,
+)
 
 PATHS = ["/nix/store/a", "/nix/store/b", "/nix/store/c", "/nix/store/d", "/nix/store/e"]
 PROBLEM = (Reason.CACHE_UNREACHABLE, "cache main gave nothing")
@@ -13,7 +23,13 @@ PROFILES = st.frozensets(st.sampled_from(["a", "b", "c", "d"]))
 HELD = st.frozensets(
     st.sampled_from([LABEL_READY, *(f"{LABEL_PROFILE_PREFIX}{name}" for name in "abcdef")])
 )
-EVIDENCE = st.builds(Evidence, st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS, closed=LISTS)
+SPOILT = st.dictionaries(st.sampled_from(PATHS), st.integers(0, 2_000_000_000))
+EVIDENCE = st.builds(
+    Evidence,
+    *(st.booleans(), LISTS, LISTS, LISTS, LISTS, PROBLEMS),
+    closed=LISTS,
+    spoilt=SPOILT,
+)
 
 
 def check(name: str, evidence: Evidence) -> Check:
@@ -110,6 +126,7 @@ def test_every_check_is_there_and_says_why_it_failed(evidence: Evidence) -> None
         "conflicts",
         "pass",
         "policy",
+        "disk",
     ]
     for one in checks:
         assert one.ok == (one.reason is None) == (not one.message)
@@ -137,6 +154,30 @@ def test_a_ready_condition_does_not_change_with_the_wording(evidence: Evidence, 
     other = Evidence(published=True, conflicts=evidence.conflicts, problem=(PROBLEM[0], text))
     same = Evidence(published=True, conflicts=evidence.conflicts[::-1], problem=PROBLEM)
     assert condition(judge(other), "it") == condition(judge(same), "it")
+
+
+def test_a_disk_is_suspect_once_three_paths_went_bad_and_the_node_stays_ready() -> None:
+    spoilt = dict.fromkeys(PATHS[:3], 1_780_000_000)
+    for count, suspect in ((2, False), (3, True)):
+        some = dict(list(spoilt.items())[:count])
+        checks = judge(Evidence(published=True, spoilt=some))
+        assert is_ready(checks)
+        assert (suspicion(checks) is not None) is suspect
+    found = suspicion(judge(Evidence(published=True, spoilt=spoilt | {PATHS[3]: 1_780_000_600})))
+    assert found is not None
+    assert (found.ready, found.reason) == (True, "RepeatedDamage")
+    assert "the contents of 4 store paths went bad since 2026-05-28T20:26:40Z" in found.message
+    assert all(path in found.message for path in PATHS[:3])
+
+
+@given(EVIDENCE)
+def test_nothing_but_spoilt_paths_makes_a_disk_suspect(evidence: Evidence) -> None:
+    assert (suspicion(judge(evidence)) is not None) == (len(evidence.spoilt) >= 3)
+
+
+def test_what_went_bad_a_week_ago_counts_no_more() -> None:
+    spoilt = {"/nix/store/old": 1000, "/nix/store/new": 1001}
+    assert of_late(spoilt, 1000 + SUSPECT_SECONDS) == {"/nix/store/new": 1001}
 
 
 def label(*profiles: str) -> set[str]:

@@ -19,7 +19,7 @@ from nodeagent.cli.serve import Serve
 from nodeagent.metrics import Metrics
 from nodeagent.names import Metric, Phase, Reason
 from nodeagent.readiness import Check
-from nodeagent.report import Status
+from nodeagent.report import Collection, Status
 from nodeagent.serve import binarycache, health
 
 FILE: Final = Path(__file__).parents[1] / "docs/reference.md"
@@ -154,6 +154,7 @@ def used() -> Metrics:
     """Give every metric a sample, for only samples tell labels."""
     metrics = Metrics()
     metrics.check.labels("store").set(1)
+    metrics.releases.labels("keep", "pods").set(1)
     metrics.phase(Phase.IDLE)
     metrics.published("sha256:0", "stable", 1)
     metrics.wanted("sha256:0", "stable")
@@ -186,6 +187,9 @@ class Nothing:
         raise NotImplementedError
 
     async def metrics(self) -> bytes:
+        raise NotImplementedError
+
+    async def collect(self, *, dry: bool, paths: bool) -> Collection:
         raise NotImplementedError
 
 

@@ -4,53 +4,49 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent import log, messages, process
-from nodeagent.agent import scrub as scrubbing
-from nodeagent.agent.flow import Flow
-from nodeagent.agent.scrub import Scrubbing
-from nodeagent.errors import NodeAgentError
-from nodeagent.ledger import Held, Ledger
-from nodeagent.metrics import Metrics
-from nodeagent.names import Reason
-from nodeagent.nix import Registration
-from nodeagent.report import Report
-from nodeagent.store import StoreFiles
+from nodeagent import messages, process
 from nodeagent.verify import worker
-from nodeagent.verify.scrub import WORKER, Scrub
-from nodeagent.verify.worker import Event, Hashed, Job, Progress, Unreadable, hash_tree
+from nodeagent.verify.scrub import WORKER
+from nodeagent.verify.worker import (
+    Event,
+    Hashed,
+    Job,
+    Misshapen,
+    Progress,
+    Unreadable,
+    hash_tree,
+)
 from tests import nars
-from tests.handmade import Item, digest, path
+from tests.handmade import Item
+from tests.scrubbing import CONTENTS, ITEMS, MORTAL, Bench, stocked
 
-ITEMS: Final = [
-    Item(path("item")),
-    Item(path("file"), nars.File(b"plain")),
-    Item(path("link"), nars.Link(b"/nowhere")),
-]
-CONTENTS: Final = [Registration(item.path, item.info) for item in ITEMS]
-MORTAL: Final = """
+# A worker that comes upon another tree than it began with, and then finds what it was told.
+EXCHANGING: Final = """
 import json, os, sys
 for line in sys.stdin:
     tree = json.loads(line)["tree"]
-    print(json.dumps({"is": "Progress", "bytes": 10}), flush=True)
-    if tree.endswith("-file") and not os.path.exists(tree + ".died"):
-        open(tree + ".died", "w").close()
-        sys.exit(3)
-    print(json.dumps({"is": "Unreadable", "fault": "read badly"}), flush=True)
+    found = {"is": "Hashed", "nar_hash": sys.argv[1], "nar_size": int(sys.argv[2])}
+    if not os.path.exists(tree + ".old"):
+        print(json.dumps({"is": "Progress", "bytes": 10}), flush=True)
+        os.rename(tree, tree + ".old")
+        os.mkdir(tree)
+        found = {"is": "Unreadable", "fault": "torn"}
+    print(json.dumps(found), flush=True)
 """
 
 EVENTS = st.one_of(
     st.builds(Progress, st.integers(0)),
     st.builds(Hashed, st.text(), st.integers(0)),
     st.builds(Unreadable, st.text()),
+    st.builds(Misshapen, st.text()),
 )
 
 
@@ -70,10 +66,20 @@ def test_a_tree_is_hashed_as_it_is(scratch: Path, item: Item) -> None:
 
 def test_a_tree_that_is_gone_or_no_tree_is_told(scratch: Path) -> None:
     os.mkfifo(scratch / "pipe")
-    for name in ("pipe", "nowhere"):
+    for name, kind in (("pipe", Misshapen), ("nowhere", Unreadable)):
         found = hash_tree(Job(str(scratch / name)), lambda _: None)
-        assert isinstance(found, Unreadable)
+        assert isinstance(found, kind)
         assert name in found.fault
+
+
+def test_a_tree_that_shrinks_while_it_is_read_is_told(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nars.write(nars.File(b"x" * 1000), os.fsencode(scratch / "tree"))
+    monkeypatch.setattr(os, "read", lambda *_: b"")
+    found = hash_tree(Job(str(scratch / "tree")), lambda _: None)
+    assert isinstance(found, Unreadable)
+    assert "shrank" in found.fault
 
 
 def test_a_slow_tree_is_paced_and_tells_how_far_it_is(
@@ -103,40 +109,9 @@ async def test_ctrl_c_is_the_agents_business(scratch: Path) -> None:
         assert await child.wait() == 0
 
 
-@dataclass
-class Bench:
-    """A store with three whole paths, and what a scrub says of them."""
-
-    files: StoreFiles
-    judged: dict[str, str | None] = field(default_factory=dict)
-    pause: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def scrub(self, worker: Sequence[str] = WORKER, bytes_per_second: float | None = None) -> Scrub:
-        return Scrub(self.files, 2, self.judge, self.pause, bytes_per_second, worker)
-
-    def judge(self, content: Registration, fault: str | None) -> None:
-        self.judged[content.path] = fault
-
-    def flip(self, item: Item) -> None:
-        """Change a byte and nothing that a walk sees."""
-        file = self.files.real(item.path)
-        if file.is_dir():
-            file /= "bin/hello"
-        was, mode = file.stat(), file.stat().st_mode
-        file.chmod(0o644)
-        with file.open("r+b") as out:
-            out.write(b"!")
-        file.chmod(mode)
-        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-
-
 @pytest.fixture
 def bench(scratch: Path) -> Bench:
-    made = StoreFiles(scratch)
-    made.claim(share=False)
-    for item in ITEMS:
-        nars.write(item.tree, os.fsencode(made.real(item.path)))
-    return Bench(made)
+    return stocked(scratch)
 
 
 async def test_whole_contents_are_all_read_and_judged_whole(bench: Bench) -> None:
@@ -154,7 +129,8 @@ async def test_a_flipped_byte_is_found(bench: Bench, item: Item) -> None:
     await scrub.run(CONTENTS)
     faults = {name: fault for name, fault in bench.judged.items() if fault}
     assert faults.keys() == {item.path}
-    assert item.info.nar_hash in faults[item.path]
+    assert item.info.nar_hash in faults[item.path].text
+    assert faults[item.path].of_contents
     assert scrub.tally.damaged == 1
 
 
@@ -169,7 +145,7 @@ async def test_nothing_to_read_starts_nobody(bench: Bench) -> None:
 
 
 async def test_a_path_whose_worker_died_is_unread_and_the_others_are_read(bench: Bench) -> None:
-    scrub = bench.scrub(worker=(sys.executable, "-S", "-E", "-c", MORTAL))
+    scrub = bench.scrub(worker=MORTAL)
     assert await scrub.run(CONTENTS) == [ITEMS[1].path]
     assert bench.judged.keys() == {ITEMS[0].path, ITEMS[2].path}
     assert scrub.tally.bytes_done == scrub.tally.bytes_total - len(ITEMS[1].nar)
@@ -196,93 +172,98 @@ async def test_a_cancelled_scrub_ends_its_workers(bench: Bench) -> None:
     assert not bench.judged
 
 
-class StandInFlow:
-    """What a scrub asks of a flow, over real files and a real ledger."""
-
-    def __init__(self, bench: Bench, directory: Path) -> None:
-        self.boot_id, self.pours = "boot-1", bench.pause
-        self.published, self.means = None, self
-        self.files, self.workers, self.nix = bench.files, 2, self
-        self.ledger, self.report, self.metrics = Ledger(directory), Report(), Metrics()
-        self.hashed: set[str] = set()
-        self.damaged: dict[str, str] = {}
-
-    def registered(self, paths: list[str]) -> list[Registration]:
-        return [one for one in CONTENTS if one.path in paths]
-
-    def condemn(self, name: str, fault: str) -> None:
-        self.damaged[name] = fault
+HELLO: Final = "bin/hello"
 
 
-def of(
-    flow: StandInFlow, wake: Callable[[], None] = lambda: None, worker: Sequence[str] = WORKER
-) -> Scrubbing:
-    return Scrubbing(cast("Flow", flow), wake, log.get(), worker)
-
-
-@pytest.fixture
-def flow(bench: Bench, tmp_path: Path) -> StandInFlow:
-    (tmp_path / "releases").mkdir()
-    made = StandInFlow(bench, tmp_path)
-    held = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
-    made.ledger.publish(held, "boot-0")
-    return made
-
-
-async def test_what_an_owed_scrub_finds_wakes_the_loop(bench: Bench, flow: StandInFlow) -> None:
+def swap(bench: Bench, place: Path) -> None:
+    """Change two bytes of a file so that its size and all else stay."""
     bench.flip(ITEMS[0])
-    woken: list[bool] = []
-    one = of(flow, lambda: woken.append(True))
-    with one.owed():
-        assert one.due
-        assert one.progress() is None
-        await one.run()
-    assert flow.damaged.keys() == {ITEMS[0].path}
-    assert woken == [True]
-    progress = one.progress()
-    assert progress is not None
-    assert (progress.running, progress.paths_done, progress.damaged) == (False, 3, 1)
-    assert flow.ledger.state.scrubbed_boot == flow.ledger.state.clean_end == "boot-1"
 
 
-async def test_nothing_is_scrubbed_where_nothing_is_owed(flow: StandInFlow) -> None:
-    flow.ledger.scrubbed("boot-1", 1)
-    one = of(flow, worker=["/nowhere"])
-    with one.owed():
-        await one.run()
-    assert one.progress() is None
+def truncate(bench: Bench, place: Path) -> None:
+    (place / HELLO).chmod(0o755)
+    os.truncate(place / HELLO, 5)
+    (place / HELLO).chmod(0o555)
 
 
-async def test_a_path_that_was_fetched_anew_meanwhile_is_not_blamed(
-    bench: Bench, flow: StandInFlow
-) -> None:
-    bench.flip(ITEMS[0])
-    one = of(flow, lambda: pytest.fail("woken"))
-    with one.owed():
-        async with bench.pause:
-            task = asyncio.create_task(one.run())
-            await asyncio.sleep(0.2)
-            flow.hashed.update(item.path for item in ITEMS)
-        await task
-    assert flow.damaged == {}
+def inside(directory: Path, change: Callable[[], object]) -> None:
+    """Change what is in a directory, and leave its mode as it was."""
+    directory.chmod(0o755)
+    change()
+    directory.chmod(0o555)
 
 
-async def test_a_scrub_whose_worker_died_is_told_and_goes_on_with_the_rest(
-    flow: StandInFlow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scrubbing, "RETRY_SECONDS", 0.01)
-    mortal = (sys.executable, "-S", "-E", "-c", MORTAL)
-    one = of(flow, worker=mortal)
-    with one.owed():
-        await one.run()
-    assert flow.report.problem is not None
-    assert flow.report.problem.reason is Reason.WORKER_DIED
-    assert flow.damaged == {item.path: "read badly" for item in ITEMS}
-    assert flow.ledger.state.scrubbed_boot == "boot-1"
+def miss(bench: Bench, place: Path) -> None:
+    inside(place, (place / "link").unlink)
 
 
-async def test_an_agent_that_fails_before_its_scrub_ended_leaves_it_owed(flow: StandInFlow) -> None:
-    one = of(flow)
-    with pytest.raises(NodeAgentError), one.owed():
-        raise NodeAgentError(Reason.NIX_FAILED, "no nix")
-    assert flow.ledger.begin("boot-1")
+def add(bench: Bench, place: Path) -> None:
+    def made() -> None:
+        (place / "extra").touch(0o444)
+        (place / "extra").chmod(0o444)
+
+    inside(place, made)
+
+
+def rename(bench: Bench, place: Path) -> None:
+    inside(place, lambda: (place / "link").rename(place / "kink"))
+
+
+def relink(bench: Bench, place: Path) -> None:
+    def made() -> None:
+        (place / "link").unlink()
+        (place / "link").symlink_to("bin/holla")
+
+    inside(place, made)
+
+
+def mode(number: int, name: str = HELLO) -> Callable[[Bench, Path], None]:
+    return lambda bench, place: (place / name).chmod(number)
+
+
+DAMAGE: Final[dict[str, tuple[Callable[[Bench, Path], None], str]]] = {
+    "a flipped bit": (swap, "hash to"),
+    "truncation": (truncate, "bytes instead of"),
+    "a missing file": (miss, "bytes instead of"),
+    "an extra file": (add, "bytes instead of"),
+    "another name": (rename, "hash to"),
+    "another target of a link": (relink, "hash to"),
+    "a file that lost its x": (mode(0o444), "bytes instead of"),
+    "a file that anybody may write": (mode(0o777), "mode 0777"),
+    "a file that its owner may write": (mode(0o755), "mode 0755"),
+    "a file that nobody may read": (mode(0o111), "mode 0111"),
+    "setuid": (mode(0o4555), "mode 4555"),
+    "a directory that its owner may write": (mode(0o755, "empty"), "mode drwxr-xr-x"),
+    "a top directory that anybody may write": (mode(0o777, "."), "mode drwxrwxrwx"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+async def test_each_kind_of_damage_is_found_and_named(bench: Bench, kind: str) -> None:
+    damage, told = DAMAGE[kind]
+    damage(bench, bench.files.real(ITEMS[0].path))
+    await bench.scrub().run(CONTENTS)
+    faults = {name: fault for name, fault in bench.judged.items() if fault}
+    assert faults.keys() == {ITEMS[0].path}
+    assert told in faults[ITEMS[0].path].text
+    assert faults[ITEMS[0].path].of_contents == ("mode " not in told)
+
+
+async def test_times_and_owners_are_nobodys_damage(bench: Bench) -> None:
+    place = bench.files.real(ITEMS[0].path)
+    for one in (place, *place.rglob("*")):
+        os.utime(one, (7, 7), follow_symlinks=False)
+        if os.geteuid() == 0:
+            os.chown(one, 1, 1, follow_symlinks=False)
+    await bench.scrub().run(CONTENTS)
+    assert not any(bench.judged.values())
+
+
+async def test_a_path_that_is_exchanged_while_it_is_read_is_read_again(bench: Bench) -> None:
+    item = ITEMS[0]
+    facts = (item.info.nar_hash, str(item.info.nar_size))
+    scrub = bench.scrub(worker=(sys.executable, "-S", "-E", "-c", EXCHANGING, *facts))
+    assert await scrub.run([CONTENTS[0]]) == []
+    assert bench.judged == {item.path: None}
+    assert (scrub.tally.paths_done, scrub.tally.damaged) == (1, 0)
+    assert scrub.tally.bytes_done == scrub.tally.bytes_total

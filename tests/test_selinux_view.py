@@ -23,6 +23,7 @@ from nodeagent.report import Report
 from nodeagent.select import Node
 from nodeagent.selinux import LABEL, SELinux
 from nodeagent.store import StoreFiles
+from tests.collecting import collecting
 from tests.handmade import SYSTEM, Item, digest, path, system
 
 ROOT = Item(path("ds"), references=(path("lib"),))
@@ -48,7 +49,8 @@ def shown(flow: Flow, *closed: Path) -> AgentView:
     node = SELinux("system_u:system_r:spc_t:s0", lambda one: "" if one in closed else LABEL)
     logger = structlog.get_logger()
     loop = Loop(AgentSettings(), Node("node1", "fleet", "stable", parse_public([])), flow, logger)
-    return AgentView(loop, SYSTEM, Scrubbing(flow, loop.wake, logger), node)
+    scrubbing = Scrubbing(flow, loop.wake, logger)
+    return AgentView(loop, SYSTEM, scrubbing, collecting(flow), node)
 
 
 async def test_a_node_whose_store_is_labelled_is_ready(flow: Flow) -> None:

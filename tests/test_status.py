@@ -59,6 +59,11 @@ def test_an_agent_in_trouble_is_shown_with_all_of_it() -> None:
     )
     assert any(line.startswith(f"conflict  {path('conflict')} ") for line in shown)
     assert "scrub     250.0 MB of 1.0 GB, 3 of 12 paths, 1 damaged" in shown
+    assert (
+        f"repaired  {path('item')} at 2026-06-01T12:00:00Z: containers that started before and use "
+        "ds may hold the old one until they are restarted; it is kept as /nix/kept/item"
+    ) in shown
+    assert any(line.startswith(f"repaired  {path('old')} ") for line in shown)
     assert "problem   PathDamaged: it vanished" in shown
     assert "policy    PolicyNotEnforced: none" in shown
     assert sum("it vanished" in line for line in shown) == 1

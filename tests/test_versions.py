@@ -18,7 +18,7 @@ from nodeagent.ledger import ChannelMemory, Held, Ledger, State
 from nodeagent.names import Reason
 from nodeagent.select import Wanted
 from nodeagent.store import StoreFiles
-from tests.handmade import digest, record, seal
+from tests.handmade import NOW, digest, record, seal
 
 Tree = dict[str, Any]
 HELD: Final = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
@@ -37,7 +37,8 @@ INVENTIONS: Final = st.dictionaries(st.text().filter(lambda key: key not in KNOW
 def state(top: Tree, channel: Tree | None = None, held: Tree | None = None) -> Tree:
     """Give a state as a newer agent may leave it: with fields that this one does not know."""
     memory = ChannelMemory(floor=5, accepted=(seal(7),)).model_dump(mode="json", by_alias=True)
-    published = HELD.model_dump(mode="json", by_alias=True)
+    since = HELD.model_copy(update={"since": NOW})
+    published = since.model_dump(mode="json", by_alias=True)
     return {
         "version": 1,
         "channels": {"stable": {**memory, **(channel or {})}},
@@ -135,13 +136,15 @@ def test_what_a_newer_agent_has_added_is_kept_by_whatever_is_written(
         async with opened(directory) as book:
             book.scrubbed("boot-1", 1234)
             unset: Tree = {"verifiedBoot": None, "cleanEnd": None, "damaged": {}}
+            unset |= {"history": {"generations": {}}, "spoilt": {}}
             scrubbed = {"scrubbedBoot": "boot-1", "scrubbedAt": 1234}
             assert read(directory) == {**before, **unset, **scrubbed}
             book.accept(Wanted(record(8), seal(8), ("main",), 6))
-            book.publish(HELD, "boot-1")
+            book.publish(HELD, "boot-1", NOW)
             book.begin("boot-2")
             book.end("boot-2")
             book.condemn({"/nix/store/a": "flipped"})
+            book.spoil("/nix/store/a", 1234)
         after = read(directory)
         assert within(after, top)
         assert within(after["channels"]["stable"], channel)
@@ -153,10 +156,10 @@ def test_what_a_newer_agent_has_added_is_kept_by_whatever_is_written(
 
 
 async def test_what_a_newer_agent_noted_of_a_release_goes_with_the_release(tmp_path: Path) -> None:
-    write(tmp_path, state({"kept": 1}, held={"since": "Thursday"}))
+    write(tmp_path, state({"kept": 1}, held={"invention": "Thursday"}))
     async with opened(tmp_path) as book:
-        book.publish(HELD.model_copy(update={"serial": 8, "release": digest(8)}), "boot-1")
-    assert "since" not in read(tmp_path)["held"]
+        book.publish(HELD.model_copy(update={"serial": 8, "release": digest(8)}), "boot-1", NOW)
+    assert "invention" not in read(tmp_path)["held"]
     assert read(tmp_path)["kept"] == 1
 
 
@@ -164,7 +167,7 @@ async def test_no_news_is_not_written_over_what_a_newer_agent_added(tmp_path: Pa
     write(tmp_path, state({"verifiedBoot": "boot-1"}, {"a": 1}, {"b": 2}))
     async with opened(tmp_path) as book:
         (tmp_path / "state.json").unlink()
-        book.publish(HELD, "boot-1")
+        book.publish(HELD, "boot-1", NOW)
         book.accept(Wanted(record(7), seal(7), ("main",), 5))
     assert not (tmp_path / "state.json").exists()
 
@@ -187,13 +190,13 @@ async def test_a_state_gets_the_version_of_whoever_writes_it(
 async def test_a_boot_in_which_gates_were_opened_is_known_without_the_state(tmp_path: Path) -> None:
     async with opened(tmp_path) as book:
         assert book.state.verified_boot is None
-        book.publish(HELD, "boot-1")
+        book.publish(HELD, "boot-1", NOW)
     for _ in range(2):  # an agent that ends before it publishes does not forget it
         (tmp_path / "state.json").unlink(missing_ok=True)
         async with opened(tmp_path) as book:
             assert book.state == State(verified_boot="boot-1")
     async with opened(tmp_path) as book:
-        book.publish(HELD, "boot-2")
+        book.publish(HELD, "boot-2", NOW)
     (tmp_path / "state.json").unlink()
     async with opened(tmp_path) as book:
         assert book.state.verified_boot == "boot-2"
@@ -209,7 +212,7 @@ async def test_manifests_stay_while_a_record_of_a_newer_agent_is_remembered(tmp_
     async with opened(tmp_path) as book:
         for number in (7, 9):
             book.keep_manifest(digest(number), b"")
-        book.publish(HELD, "boot-1")
+        book.publish(HELD, "boot-1", NOW)
         assert book.manifest(digest(9)) == b""
         assert book.accepted("stable", 0).identities == {newer.identity}
     assert (tmp_path / release.manifest_file(digest(9))).exists()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from nodeagent import cores, keys, log, selinux, source
+from nodeagent.agent.collecting import Collecting
 from nodeagent.agent.flow import Flow
+from nodeagent.agent.holders import Mounts, Pods, Rollout
 from nodeagent.agent.loop import Loop
-from nodeagent.agent.scrub import Scrubbing
+from nodeagent.agent.scrub import Pace, Scrubbing
 from nodeagent.agent.view import AgentView
 from nodeagent.cache import Access
 from nodeagent.config import AgentSettings
@@ -67,8 +70,19 @@ async def run(settings: AgentSettings) -> bool:
     )
     flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
     loop = Loop(settings, node, flow, logger)
-    scrubbing = Scrubbing(flow, loop.wake, logger)
-    view = AgentView(loop, settings.system, scrubbing, selinux.find())
+    pace = Pace(settings.scrub_days * 86400, settings.scrub_bytes_per_second or None)
+    scrubbing = Scrubbing(flow, loop.wake, logger, pace)
+    collecting = Collecting(
+        flow,
+        [Rollout(flow), Mounts(settings.run_dir)],
+        logger,
+        keep=settings.keep_releases,
+        grace=timedelta(seconds=settings.collect_grace_seconds),
+        seconds=settings.collect_seconds,
+        ensure_free=settings.ensure_free,
+    )
+    flow.make_room = collecting.make_room
+    view = AgentView(loop, settings.system, scrubbing, collecting, selinux.find())
 
     async with (
         _listening(view, settings),
@@ -94,7 +108,7 @@ async def run(settings: AgentSettings) -> bool:
                 await flow.restore()
                 if settings.once:
                     return await loop.once()
-                await _forever(settings.pins.parent, loop, scrubbing, announcer)
+                await _forever(settings.pins.parent, view, announcer)
     return True
 
 
@@ -107,17 +121,16 @@ async def _claim(view: AgentView, *, shared: bool) -> None:
     await asyncio.to_thread(view.selinux.label, (*gates, *ours))
 
 
-async def _forever(
-    pins: Path, loop: Loop, scrubbing: Scrubbing, announcer: "Announcer | None"
-) -> None:
+async def _forever(pins: Path, view: AgentView, announcer: "Announcer | None") -> None:
     """Do everything side by side until cancelled."""
-    store = loop.flow.means.files.store_dir
+    loop, store = view.loop, view.flow.means.files.store_dir
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(source.watch(pins, loop.wake), name="watch-pins")
         losses = source.watch(store, loop.wake, source.is_loss, source.STORE_STEP_MILLISECONDS)
         tasks.create_task(losses, name="watch-store")
         tasks.create_task(loop.forever(), name="loop")
-        tasks.create_task(scrubbing.run(), name="scrub")
+        tasks.create_task(view.scrubbing.run(), name="scrub")
+        tasks.create_task(view.collecting.run(), name="collect")
         if announcer is not None:
             tasks.create_task(announcer.forever(), name="announce")
 
@@ -153,6 +166,9 @@ async def _announcing(
 
         flow.report.on_problem, flow.report.on_change = hear, announcer.wake
         view.loop.labels = announcer.labels
+        margin = timedelta(seconds=settings.collect_margin_seconds)
+        pods = Pods(announcer.node, flow.report.clock, margin)
+        view.collecting.holders = (Rollout(flow), pods)
         yield announcer
 
 

@@ -112,7 +112,7 @@ class Announcer:
         status, checks = await self.view.status(), await self.view.checks()
         condition = readiness.condition(checks, _name(status.published))
         due = min(
-            await self._tell_condition(seen, condition),
+            await self._tell_conditions(seen, condition, readiness.suspicion(checks)),
             await self._keep_store(seen, status, condition),
         )
         await self._label(seen, status, condition)
@@ -145,14 +145,19 @@ class Announcer:
         """Say how old the last heartbeat is; one from the future was told by a wrong clock."""
         return abs(self.clock() - seen.told)
 
-    async def _tell_condition(self, seen: Seen, condition: Condition) -> timedelta:
+    async def _tell_conditions(
+        self, seen: Seen, condition: Condition, disk: Condition | None
+    ) -> timedelta:
         now, old, age = self.clock(), seen.condition, self._age(seen)
-        patience = _patience(old, condition)
+        patience = min(_patience(old, condition), _patience(seen.disk, disk))
         if age < patience:
             return patience - age
         since = seen.since if old and old.ready == condition.ready and seen.since else now
-        await self.node.tell(condition, since, now)
-        self._seen = replace(seen, condition=condition, since=since, told=now)
+        disk_since = (seen.disk and seen.disk_since) or now
+        await self.node.tell(condition, since, now, disk, disk_since)
+        self._seen = replace(
+            seen, condition=condition, since=since, told=now, disk=disk, disk_since=disk_since
+        )
         if old is None or old.ready != condition.ready:
             self.logger.info("condition", ready=condition.ready, reason=condition.reason)
         return HEARTBEAT
@@ -237,14 +242,16 @@ class Announcer:
 
 def _ours(seen: Seen) -> tuple[object, ...]:
     """Give what of a Node is ours to keep."""
-    return seen.uid, seen.ours, seen.condition, seen.is_tainted
+    return seen.uid, seen.ours, seen.condition, seen.disk, seen.is_tainted
 
 
-def _patience(old: Condition | None, new: Condition) -> timedelta:
+def _patience(old: Condition | None, new: Condition | None) -> timedelta:
     """Say how long ago the last write must be for another one."""
-    if old is None or (old.ready, old.reason) != (new.ready, new.reason):
+    if old == new:
+        return HEARTBEAT
+    if old is None or new is None or (old.ready, old.reason) != (new.ready, new.reason):
         return -_NEVER
-    return HEARTBEAT if old == new else REWORD
+    return REWORD
 
 
 def _essence(told: Mapping[str, Any]) -> list[Any]:

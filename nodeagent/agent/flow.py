@@ -7,7 +7,8 @@ generation stays published; only positive evidence of loss shuts a gate.
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from nodeagent import cache, keys, plan, release, source
@@ -20,16 +21,21 @@ from nodeagent.publish import Gates, Generation
 from nodeagent.realise.run import Failure, Means, Tally, realise
 from nodeagent.release import Location, PathInfo, System
 from nodeagent.report import Report
-from nodeagent.verify import walk
+from nodeagent.verify import evidence, walk
 
 SHOWN = 3
+
+
+async def _no_room() -> bool:
+    return False
 
 
 @dataclass
 class Flow:
     """What a pass works with, what is published, and what is known of the store's paths.
 
-    `pours` is held while a pass pours; `hashed` are paths whose contents were read in this run.
+    `exclusive` is held by whatever changes the store, `pours` while a pass pours; `make_room` tells
+    whether it could; `hashed` are paths whose contents were read in this run.
     """
 
     means: Means
@@ -42,6 +48,8 @@ class Flow:
     published: Generation | None = None
     tally: Tally = field(default_factory=Tally)
     memory: cache.Memory = field(default_factory=cache.Memory)
+    exclusive: asyncio.Lock = field(default_factory=asyncio.Lock)
+    make_room: Callable[[], Awaitable[bool]] = _no_room
     pours: asyncio.Lock = field(default_factory=asyncio.Lock)
     hashed: set[str] = field(default_factory=set)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -50,11 +58,20 @@ class Flow:
 
     async def bring(self, target: Held, manifest_size: int) -> None:
         """Make `target` the published generation; raises NodeAgentError, nothing lost."""
-        self.memory.renew()
-        await self._check_published()
-        system = await self._system(target, manifest_size)
-        await self._realise(target, system)
-        self._publish(target, system)
+        try:
+            await self._bring(target, manifest_size)
+        except NodeAgentError as error:
+            if error.reason is not Reason.DISK_SHORT or not await self.make_room():
+                raise
+            await self._bring(target, manifest_size)
+
+    async def _bring(self, target: Held, manifest_size: int) -> None:
+        async with self.exclusive:
+            self.memory.renew()
+            await self._check_published()
+            system = await self._system(target, manifest_size)
+            await self._realise(target, system)
+            self._publish(target, system)
 
     async def restore(self) -> None:
         """Publish what was published before if it is intact, else shut its gates; asks nobody."""
@@ -104,11 +121,21 @@ class Flow:
             self.gates.withdraw(_users(self.published.system, [path]))
         self.damaged[path] = fault
         self._remember_damage()
-        self.report.fail(Reason.PATH_DAMAGED, f"{path} is damaged: {fault}; fetching anew")
+        kept = evidence.told(self.means.files, path)
+        self.report.fail(Reason.PATH_DAMAGED, f"{path} is damaged: {fault}; fetching anew{kept}")
+
+    def forget(self, paths: AbstractSet[str]) -> None:
+        """Know nothing any more of paths that are no longer wanted."""
+        self._verified -= paths
+        self.hashed -= paths
+        if paths & self.damaged.keys():
+            self.damaged = {one: why for one, why in self.damaged.items() if one not in paths}
+            self._remember_damage()
 
     def _remember_damage(self) -> None:
         with contextlib.suppress(NodeAgentError):  # a full disk is told by what fills it
             self.ledger.condemn(self.damaged)
+            evidence.note(self.means.files, self.damaged, self.report.clock())
 
     async def _check_published(self) -> None:
         """Shut the gates of profiles that lost paths, before anything else."""
@@ -122,8 +149,11 @@ class Flow:
 
     async def _system(self, target: Held, manifest_size: int) -> System:
         """Give this node's part of the release, from memory, disk or cache."""
-        if self.published is not None and self.published.digest == target.release:
-            return self.published.system
+        published = self.published
+        # A manifest that was lost is fetched again, by a record that tells its size.
+        known = not manifest_size or target.release in self.ledger.kept
+        if known and published is not None and published.digest == target.release:
+            return published.system
         manifest = self.ledger.manifest(target.release)
         if manifest is None:
             self._enter(Phase.FETCHING_MANIFEST)
@@ -211,10 +241,11 @@ class Flow:
     def _publish(self, target: Held, system: System) -> None:
         """Open the gates, then remember; idempotent, so that an interrupted one is repeated."""
         self._enter(Phase.PUBLISHING)
-        generation = Generation(target.release, target.serial, system)
+        generation, now = Generation(target.release, target.serial, system), self.report.clock()
+        self.ledger.opening(target.release, now)
         if generation != self.published or self.shut():
             self.gates.publish(self.means.files, generation)
-        self.ledger.publish(target, self.boot_id)
+        self.ledger.publish(target, self.boot_id, now, dict(self.gates.open()).values())
         self.published = generation
         self.metrics.published(target.release, target.channel, target.serial)
 
@@ -222,7 +253,7 @@ class Flow:
         """No gate of an earlier boot is believed, and no container of it lives any more."""
         self.gates.withdraw_all()
         try:
-            self.means.files.clean_displaced()
+            evidence.tidy(self.means.files, self.damaged)
         except NodeAgentError as error:  # rubbish that stays must not keep the gates shut
             self.report.fail(error.reason, error.message)
 

@@ -5,14 +5,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nodeagent import readiness
+from nodeagent import readiness, release
+from nodeagent.agent.collecting import Collecting
 from nodeagent.agent.flow import Flow
 from nodeagent.agent.loop import Loop
 from nodeagent.agent.scrub import Scrubbing
+from nodeagent.collect import Swept
 from nodeagent.names import Reason
 from nodeagent.readiness import Check, Evidence
-from nodeagent.report import FailedCheck, ProfileStatus, Status, Target
+from nodeagent.report import (
+    Collection,
+    FailedCheck,
+    ProfileStatus,
+    ReleaseVerdict,
+    Repair,
+    Status,
+    Target,
+)
 from nodeagent.selinux import SELinux
+from nodeagent.verify import evidence
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,7 @@ class AgentView:
     loop: Loop
     system: str
     scrubbing: Scrubbing
+    collecting: Collecting
     selinux: SELinux = field(default_factory=SELinux)
 
     @property
@@ -46,6 +58,7 @@ class AgentView:
                 problem=problem or None,
                 unguarded=report.unguarded,
                 closed=self._closed(),
+                spoilt=readiness.of_late(self.flow.ledger.state.spoilt, report.clock().timestamp()),
             )
         )
 
@@ -89,7 +102,22 @@ class AgentView:
             elsewhere=report.elsewhere,
             conflicts=report.conflicts,
             scrub=self.scrubbing.progress(),
+            repairs=await asyncio.to_thread(self._repairs),
             failed_checks=tuple(_failed(check) for check in checks if not check.ok),
+        )
+
+    async def collect(self, *, dry: bool, paths: bool) -> Collection:
+        """Collect now, or only say what would become of each release, and of each path."""
+        swept = Swept() if dry else await self.collecting.cycle()
+        verdicts = await self.collecting.judge()
+        return Collection(
+            releases=tuple(
+                ReleaseVerdict(release=one.digest, step=one.step, reason=one.reason)
+                for one in verdicts
+            ),
+            paths_deleted=swept.paths,
+            bytes_deleted=swept.bytes,
+            paths=await asyncio.to_thread(self.collecting.explain, verdicts) if paths else {},
         )
 
     async def metrics(self) -> bytes:
@@ -101,11 +129,38 @@ class AgentView:
             metrics.check.labels(check.name).set(check.ok)
         metrics.phase(report.phase)
         metrics.last_scrub.set(self.flow.ledger.state.scrubbed_at or 0)
+        left = self.scrubbing.left()
+        metrics.scrub_paths_due.set(left.paths_total)
+        metrics.scrub_bytes_due.set(left.bytes_total)
         pouring = report.progress(tally.bytes_done, tally.paths_done, time.monotonic())
         metrics.bytes_todo.set(pouring.bytes_total - pouring.bytes_done if pouring else 0)
         if report.wanted is not None:
             metrics.wanted(report.wanted.release, report.wanted.channel)
         return metrics.render()
+
+    def _repairs(self) -> tuple[Repair, ...]:
+        repairs = evidence.repaired_since_boot(self.flow.means.files)
+        return tuple(
+            Repair(
+                path=one.note.path,
+                fault=one.note.fault,
+                at=at,
+                kept=str(one.place),
+                profiles=self._users(one.note.path),
+            )
+            for one, at in repairs
+        )
+
+    def _users(self, path: str) -> tuple[str, ...]:
+        """List the published profiles that need a path."""
+        if self.flow.published is None:
+            return ()
+        system = self.flow.published.system
+        return tuple(
+            name
+            for name, profile in system.profiles.items()
+            if path in release.closure(system.paths, profile.root)
+        )
 
     def _published(self) -> Target | None:
         held = self.flow.ledger.state.held

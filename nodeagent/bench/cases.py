@@ -10,9 +10,11 @@ import psutil
 
 from nodeagent import process
 from nodeagent.bench.closures import BIG, PACKAGES, SMALL
+from nodeagent.bench.collect import collect
 from nodeagent.bench.figures import Figure, figure, ratio
 from nodeagent.bench.lab import NODEAGENT, Lab, brought, clear, lab, peak_rss, seconds
 from nodeagent.bench.room import Room
+from nodeagent.bench.scrub import scrub
 from nodeagent.bench.verify import verify
 
 SETTLE_SECONDS: Final = 10.0
@@ -105,6 +107,8 @@ BENCHES: Final[dict[str, Bench]] = {
     "big": big,
     "bake": bake,
     "verify": verify,
+    "scrub": scrub,
+    "collect": collect,
     "start": start,
 }
 

@@ -52,14 +52,14 @@ async def make(store_root: Path, shape: Shape) -> str:
     made: list[str] = []
     batch = []
     for number in range(shape.paths):
-        path = _path(f"{shape.name}-{number}")
+        path = made_up(f"{shape.name}-{number}")
         tree = storepath.real(store_root, path)
         _fill(tree, shape, corpus, chance)
         batch.append(
             _registration(path, tree, sorted(chance.sample(made, min(len(made), REFERENCES))))
         )
         made.append(path)
-    root = _path(shape.name)
+    root = made_up(shape.name)
     tree = storepath.real(store_root, root)
     tree.mkdir()
     _seal(tree)
@@ -68,7 +68,8 @@ async def make(store_root: Path, shape: Shape) -> str:
     return root
 
 
-def _path(name: str) -> str:
+def made_up(name: str) -> str:
+    """Invent the store path of a name: always the same one."""
     digest = hashlib.sha256(f"nodeagent bench {name}".encode()).digest()[:20]
     return f"{STORE_DIR}/{storepath.base32(digest)}-{name}"
 

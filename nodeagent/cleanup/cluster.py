@@ -31,7 +31,7 @@ class Cluster:
         return "taken off"
 
     async def condition(self) -> str:
-        """Nobody would tell the truth in it."""
+        """Nobody would tell the truth in it, nor in that of the disk."""
         return "taken off" if await self.node.untell() else NOTHING
 
     async def nodestore(self) -> str:

@@ -20,7 +20,10 @@ from nodeagent.names import Reason
 from nodeagent.store import StoreFiles
 
 NOTHING: Final = "nothing there"
-STATE: Final = ("state.json", ".state.json.new", "releases", LOCK)  # the lock last
+STATE: Final = (
+    *("state.json", ".state.json.new", "scrub.txt", ".scrub.txt.new", "releases"),
+    LOCK,  # the last
+)
 MOUNTS: Final = Path("/proc/self/mountinfo")
 SOCKET: Final = "nix/var/nix/daemon-socket/socket"
 _STAYS: Final = frozenset({errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST})

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import fcntl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from nodeagent.disk import usable
+from nodeagent.disk import try_lock, usable
 from nodeagent.errors import NodeAgentError
 from nodeagent.ledger import LOCK
 from nodeagent.names import Reason
@@ -27,7 +26,7 @@ async def held(state_dir: Path) -> AsyncIterator[None]:
         file = (state_dir / LOCK).open("a")
     with file as lock:
         until = time.monotonic() + PATIENCE_SECONDS
-        while not _is_taken(lock):
+        while not try_lock(lock.fileno()):
             if time.monotonic() > until:
                 raise NodeAgentError(
                     Reason.AGENT_RUNNING,
@@ -37,11 +36,3 @@ async def held(state_dir: Path) -> AsyncIterator[None]:
                 )
             await asyncio.sleep(POLL_SECONDS)
         yield
-
-
-def _is_taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

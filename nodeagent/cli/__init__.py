@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from nodeagent import __version__
 from nodeagent.cli import signals
-from nodeagent.cli.agent import Agent, Status
+from nodeagent.cli.agent import Agent, Gc, Status
 from nodeagent.cli.bench import Bench
 from nodeagent.cli.cleanup import Cleanup
 from nodeagent.cli.demo import Demo
@@ -51,6 +51,7 @@ class NodeAgent(BaseSettings):
     promote: CliSubCommand[Promote] = Field(description="sign a release into the pins")
     rollback: CliSubCommand[Rollback] = Field(description="back to the previous release")
     status: CliSubCommand[Status] = Field(description="what an agent is doing")
+    gc: CliSubCommand[Gc] = Field(description="delete what nothing needs; say why the rest stays")
     cleanup: CliSubCommand[Cleanup] = Field(description="take nodeagent off this node again")
     serve: CliSubCommand[Serve] = Field(description="serve a cache directory over HTTP")
     bench: CliSubCommand[Bench] = Field(description="measure beside stock tools")

@@ -17,7 +17,7 @@ class Bench(Settings):
     """
 
     names: CliPositionalArg[list[str]] = Field(
-        [], description="pour, durable, small, big, bake, verify, start (none: all)"
+        [], description="pour, durable, small, big, bake, verify, scrub, collect, start (none: all)"
     )
     memory: Path = Field(Path("/dev/shm"), description="a tmpfs with 6 GB free")  # noqa: S108 meant
     disk: Path = Field(Path("build"), description="a directory on a disk with 4 GB free")

@@ -15,6 +15,7 @@ from nodeagent.kube import use
 from nodeagent.kube.api import Api
 from nodeagent.names import (
     CONDITION,
+    CONDITION_DISK,
     GROUP,
     LABEL_PROFILE_PREFIX,
     LABEL_READY,
@@ -33,7 +34,8 @@ _LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
 class Seen:
     """What the Node says: its uid, all its labels, and our condition.
 
-    `since` is when the condition changed, `told` when it was last written.
+    `since` is when the condition changed, `told` when it was last written. `disk` is the condition
+    that is there only while the disk is suspect, `disk_since` from when on.
     """
 
     uid: str
@@ -42,6 +44,8 @@ class Seen:
     since: datetime | None
     told: datetime
     taints: tuple[Mapping[str, str], ...]
+    disk: Condition | None = None
+    disk_since: datetime | None = None
 
     @property
     def is_tainted(self) -> bool:
@@ -71,8 +75,8 @@ class Node:
     async def look(self) -> Seen:
         """Read the Node."""
         node = await self.api.get(self.path)
-        conditions = node.get("status", {}).get("conditions", ())
-        known = next((one for one in conditions if one["type"] == CONDITION), None)
+        conditions = {one["type"]: one for one in node.get("status", {}).get("conditions", ())}
+        known, disk = conditions.get(CONDITION), conditions.get(CONDITION_DISK)
         return Seen(
             uid=node["metadata"]["uid"],
             labels=node["metadata"].get("labels", {}),
@@ -80,6 +84,8 @@ class Node:
             since=_time(known, "lastTransitionTime"),
             told=_time(known, "lastHeartbeatTime") or datetime.fromtimestamp(0, UTC),
             taints=tuple(node.get("spec", {}).get("taints", ())),
+            disk=disk and _condition(disk),
+            disk_since=_time(disk, "lastTransitionTime"),
         )
 
     async def label(self, labels: Iterable[str]) -> None:
@@ -99,17 +105,19 @@ class Node:
             raise
         return False
 
-    async def tell(self, condition: Condition, since: datetime, now: datetime) -> None:
-        """Write our condition, true since then and seen now."""
-        told = {
-            "type": CONDITION,
-            "status": "True" if condition.ready else "False",
-            "reason": condition.reason,
-            "message": condition.message,
-            "lastTransitionTime": since.strftime(_TIME),
-            "lastHeartbeatTime": now.strftime(_TIME),
-        }
-        await self.api.apply(f"{self.path}/status", self._object(status={"conditions": [told]}))
+    async def tell(
+        self,
+        condition: Condition,
+        since: datetime,
+        now: datetime,
+        disk: Condition | None = None,
+        disk_since: datetime | None = None,
+    ) -> None:
+        """Write our conditions, true since then and seen now; one that is None is taken off."""
+        told = [_told(CONDITION, condition, since, now)]
+        if disk is not None:
+            told.append(_told(CONDITION_DISK, disk, disk_since or now, now))
+        await self.api.apply(f"{self.path}/status", self._object(status={"conditions": told}))
 
     async def untaint(self, seen: Seen) -> None:
         """Take our start-up taint off, if it is on."""
@@ -129,10 +137,16 @@ class Node:
 
     async def users(self, directories: Sequence[str]) -> list[str]:
         """Name the pods here that ask for our labels or mount what is in these directories."""
-        pods = await self.api.get(
-            "/api/v1/pods", field_selector=f"spec.nodeName={self.name},{_LIVE}"
-        )
-        return use.users(pods["items"], directories, use.own_namespace())
+        return use.users(await self._pods(), directories, use.own_namespace())
+
+    async def containers(self, directories: Sequence[str]) -> list[tuple[str, datetime | None]]:
+        """List the containers of such pods, with their starts; None for one that is being made."""
+        return use.containers(await self._pods(), directories, use.own_namespace())
+
+    async def _pods(self) -> list[use.Pod]:
+        """List the pods here that are not over."""
+        query = f"spec.nodeName={self.name},{_LIVE}"
+        return list((await self.api.get("/api/v1/pods", field_selector=query))["items"])
 
     async def unlabel(self) -> list[str]:
         """Take all labels off that only agents set, whoever set them; give those that were on."""
@@ -146,18 +160,20 @@ class Node:
         return ours
 
     async def untell(self) -> bool:
-        """Take our condition off, whoever wrote it last; tell whether it was on."""
+        """Take our conditions off, whoever wrote them last; tell whether there were any."""
         node = await self.api.get(self.path)
-        for number, one in enumerate(node.get("status", {}).get("conditions", ())):
-            if one["type"] == CONDITION:
+        conditions = list(enumerate(node.get("status", {}).get("conditions", ())))
+        operations: list[dict[str, Any]] = []
+        for number, one in reversed(conditions):  # what comes later stays where it is
+            if one["type"] in {CONDITION, CONDITION_DISK}:
                 place = f"/status/conditions/{number}"
-                operations: list[dict[str, Any]] = [
-                    {"op": "test", "path": f"{place}/type", "value": CONDITION},
+                operations += [
+                    {"op": "test", "path": f"{place}/type", "value": one["type"]},
                     {"op": "remove", "path": place},
                 ]
-                await self.api.json_patch(f"{self.path}/status", operations)
-                return True
-        return False
+        if operations:
+            await self.api.json_patch(f"{self.path}/status", operations)
+        return bool(operations)
 
     def _object(self, **fields: object) -> dict[str, object]:
         metadata = {"name": self.name}
@@ -176,6 +192,17 @@ def _condition(found: Mapping[str, str]) -> Condition:
         reason=found.get("reason", ""),
         message=found.get("message", ""),
     )
+
+
+def _told(kind: str, condition: Condition, since: datetime, now: datetime) -> dict[str, str]:
+    return {
+        "type": kind,
+        "status": "True" if condition.ready else "False",
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": since.strftime(_TIME),
+        "lastHeartbeatTime": now.strftime(_TIME),
+    }
 
 
 def _time(found: Mapping[str, str] | None, key: str) -> datetime | None:

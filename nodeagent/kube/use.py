@@ -7,7 +7,8 @@ they are what the DaemonSets in our own namespace make, and nobody else has anyt
 
 import json
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +31,42 @@ def own_namespace(file: Path = _ACCOUNT) -> str:
 
 def users(pods: Iterable[Pod], directories: Sequence[str], namespace: str) -> list[str]:
     """Name the pods (`namespace/name`) that live from these directories of the host, or labels."""
-    return sorted(
-        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    return sorted(_name(pod) for pod in pods if _is_user(pod, directories, namespace))
+
+
+def containers(
+    pods: Iterable[Pod], directories: Sequence[str], namespace: str
+) -> list[tuple[str, datetime | None]]:
+    """List the containers of such pods (`namespace/pod/container`), each with its start.
+
+    None for one that has not started, as far as the API server has heard; those that ended are
+    left out.
+    """
+    return [
+        (f"{_name(pod)}/{name}", started)
         for pod in pods
-        if _uses(pod["spec"], directories) and not _is_ours(pod["metadata"], namespace)
-    )
+        if _is_user(pod, directories, namespace)
+        for name, started in _containers(pod)
+    ]
+
+
+def _containers(pod: Pod) -> Iterator[tuple[str, datetime | None]]:
+    for kind in ("initContainer", "container", "ephemeralContainer"):
+        told = {one["name"]: one for one in pod.get("status", {}).get(f"{kind}Statuses", ())}
+        for container in pod["spec"].get(f"{kind}s", ()):
+            state = told.get(container["name"], {}).get("state", {})
+            if "running" in state:
+                yield container["name"], datetime.fromisoformat(state["running"]["startedAt"])
+            elif "terminated" not in state:
+                yield container["name"], None
+
+
+def _name(pod: Pod) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
+def _is_user(pod: Pod, directories: Sequence[str], namespace: str) -> bool:
+    return _uses(pod["spec"], directories) and not _is_ours(pod["metadata"], namespace)
 
 
 def _uses(spec: Mapping[str, Any], directories: Sequence[str]) -> bool:

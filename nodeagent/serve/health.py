@@ -1,15 +1,21 @@
-"""The agent's endpoints: /livez /readyz /healthz /v1/status /metrics."""
+"""The agent's endpoints: /livez /readyz /healthz /v1/status /metrics, and POST /v1/collect.
+
+Whoever reaches the agent may ask; only who is beside it, on loopback, may have it do something.
+"""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import web
 
 from nodeagent import metrics
+from nodeagent.errors import NodeAgentError
 from nodeagent.readiness import Check, is_ready
-from nodeagent.report import Status
+from nodeagent.report import Collection, Status
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 
 
 class View(Protocol):
@@ -23,6 +29,9 @@ class View(Protocol):
 
     async def metrics(self) -> bytes:
         """Give the text exposition."""
+
+    async def collect(self, *, dry: bool, paths: bool) -> Collection:
+        """Collect, or only say what would become of each release."""
 
 
 def app(view: View) -> web.Application:
@@ -48,6 +57,17 @@ def app(view: View) -> web.Application:
         text = document.model_dump_json(by_alias=True, indent=1) + "\n"
         return web.Response(text=text, content_type="application/json")
 
+    async def collect(request: web.Request) -> web.Response:
+        if request.remote not in LOOPBACK:
+            raise web.HTTPForbidden(text="only from within the agent's own network namespace\n")
+        try:
+            dry, paths = ("dryRun" in request.query, "paths" in request.query)
+            done = await view.collect(dry=dry, paths=paths)
+        except NodeAgentError as error:
+            raise web.HTTPServiceUnavailable(text=f"{error.reason}: {error.message}\n") from None
+        text = done.model_dump_json(by_alias=True, indent=1) + "\n"
+        return web.Response(text=text, content_type="application/json")
+
     async def metrics_(_: web.Request) -> web.Response:
         return web.Response(
             body=await view.metrics(), headers={"Content-Type": metrics.CONTENT_TYPE}
@@ -62,6 +82,7 @@ def app(view: View) -> web.Application:
     }
     application = web.Application()
     application.add_routes([web.get(path, handler) for path, handler in routes.items()])
+    application.add_routes([web.post("/v1/collect", collect)])
     return application
 
 

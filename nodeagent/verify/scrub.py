@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,9 +16,20 @@ from nodeagent import process
 from nodeagent.messages import encode
 from nodeagent.nix import Registration
 from nodeagent.store import StoreFiles
-from nodeagent.verify.worker import Hashed, Job, Progress, Unreadable, read_event
+from nodeagent.verify.worker import Hashed, Job, Misshapen, Progress, Unreadable, read_event
 
 WORKER: Final = (sys.executable, "-m", "nodeagent.verify.worker")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a path; `of_contents` if bytes or names are, and not a mode alone."""
+
+    text: str
+    of_contents: bool = True
+
+
+Judge = Callable[[Registration, Fault | None], Awaitable[None]]
 
 
 @dataclass
@@ -36,13 +47,15 @@ class Tally:
 class Scrub:
     """One scrub: `judge` hears each path with its fault, or None if it is whole.
 
+    A path that was exchanged while it was read is read again.
+
     `bytes_per_second` is for all workers together; None is full speed. Between two paths a worker
     waits while somebody holds `pause`.
     """
 
     files: StoreFiles
     workers: int
-    judge: Callable[[Registration, str | None], None]
+    judge: Judge
     pause: asyncio.Lock
     bytes_per_second: float | None = None
     worker: Sequence[str] = WORKER
@@ -76,6 +89,7 @@ class Scrub:
         assert child.stdin is not None  # noqa: S101 `started` pipes it; for the type checker
         assert child.stdout is not None  # noqa: S101 as above
         share = self.bytes_per_second and self.bytes_per_second / self.workers
+        tree = self.files.displaced_as(content.path)
         with contextlib.suppress(ConnectionError):
             child.stdin.write(encode(Job(str(self.files.real(content.path)), share)))
             await child.stdin.drain()
@@ -86,24 +100,34 @@ class Scrub:
                     count = min(count, size - done)  # a damaged tree may be larger
                     done += count
                     self.tally.bytes_done += count
-                case Hashed() | Unreadable() as result:
-                    self.tally.bytes_done += size - done
-                    self._finish(content, result)
+                case result:
+                    fault = _fault(content, result)
+                    if fault is not None and self.files.displaced_as(content.path) != tree:
+                        self.tally.bytes_done -= done
+                        self._todo.append(content)
+                    else:
+                        self.tally.bytes_done += size - done
+                        await self._finish(content, fault)
                     return True
         self.tally.bytes_done -= done
         self._unread.append(content.path)
         return False
 
-    def _finish(self, content: Registration, result: Hashed | Unreadable) -> None:
-        fault = _fault(content, result)
+    async def _finish(self, content: Registration, fault: Fault | None) -> None:
         self.tally.paths_done += 1
         self.tally.damaged += fault is not None
-        self.judge(content, fault)
+        await self.judge(content, fault)
 
 
-def _fault(content: Registration, result: Hashed | Unreadable) -> str | None:
-    if isinstance(result, Unreadable):
-        return result.fault
-    if result.nar_hash == content.info.nar_hash:
-        return None
-    return f"its contents hash to {result.nar_hash} instead of {content.info.nar_hash}"
+def _fault(content: Registration, result: Hashed | Unreadable | Misshapen) -> Fault | None:
+    info = content.info
+    match result:
+        case Misshapen(fault):
+            return Fault(fault, of_contents=False)
+        case Unreadable(fault):
+            return Fault(fault)
+    if result.nar_size != info.nar_size:
+        return Fault(f"its NAR has {result.nar_size:,} bytes instead of {info.nar_size:,}")
+    if result.nar_hash != info.nar_hash:
+        return Fault(f"its contents hash to {result.nar_hash} instead of {info.nar_hash}")
+    return None

@@ -50,8 +50,15 @@ class Unreadable:
     fault: str
 
 
-Event = Progress | Hashed | Unreadable
-_EVENTS: tuple[type[Event], ...] = (Progress, Hashed, Unreadable)
+@dataclass(frozen=True)
+class Misshapen:
+    """The tree has a mode or a kind of file that no store path has; its contents may be whole."""
+
+    fault: str
+
+
+Event = Progress | Hashed | Unreadable | Misshapen
+_EVENTS: tuple[type[Event], ...] = (Progress, Hashed, Unreadable, Misshapen)
 
 
 def read_event(line: bytes) -> Event:
@@ -59,8 +66,18 @@ def read_event(line: bytes) -> Event:
     return messages.decode(line, *_EVENTS)
 
 
-def hash_tree(job: Job, say: Callable[[Progress], None]) -> Hashed | Unreadable:
-    """Hash one tree, telling how far it is; every expected failure is a value."""
+def hash_tree(job: Job, say: Callable[[Progress], None]) -> Hashed | Unreadable | Misshapen:
+    """Look at a tree's modes, then hash it, telling how far it is; expected failures are values."""
+    try:
+        nar.measure(os.fsencode(job.tree))  # of modes, a NAR has the owner's x bit alone
+    except nar.NarError as error:
+        return Misshapen(str(error))
+    except OSError as error:
+        return Unreadable(str(error))
+    return _hash_contents(job, say)
+
+
+def _hash_contents(job: Job, say: Callable[[Progress], None]) -> Hashed | Unreadable:
     digest, size, said = hashlib.sha256(), 0, 0
     began = said_at = time.monotonic()
     try:

@@ -1,0 +1,118 @@
+"""Holders: who on a node may still need a release, and why.
+
+Each answers for itself; one that cannot is silent, and nothing is let go. Whether a container
+uses a release is told by its start: it has what pods got then.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from nodeagent import retention
+from nodeagent.agent.flow import Flow
+from nodeagent.errors import NodeAgentError
+from nodeagent.names import RUN_DIR
+from nodeagent.release import digest12
+from nodeagent.retention import Answer, Container, Generation
+
+if TYPE_CHECKING:
+    from nodeagent import kube
+
+PROC: Final = Path("/proc")
+_ROOT: Final = 3  # of a mount, in its line of mountinfo
+
+
+class Holder(Protocol):
+    """Somebody who may need releases."""
+
+    async def ask(self, generations: Sequence[Generation]) -> Answer:
+        """Say which of them are needed, and why; or why that is not known."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The agent itself: what it wants, what pods get, what a rollback goes to."""
+
+    flow: Flow
+
+    async def ask(self, generations: Sequence[Generation]) -> Answer:
+        """Answer from what the agent knows."""
+        try:
+            needs = dict.fromkeys(self._remembered(), "a rollback goes to it")
+        except NodeAgentError as error:  # a newer agent's record
+            return Answer("rollout", silent=error.message)
+        needs |= {
+            digest: f"the gate of profile {name} leads to it"
+            for digest, name in self._gates(generations)
+        }
+        held, wanted = self.flow.ledger.state.held, self.flow.report.wanted
+        needs |= {held.release: "pods get it"} if held else {}
+        needs |= {wanted.release: "the pins select it"} if wanted else {}
+        return Answer("rollout", needs)
+
+    def _remembered(self) -> list[str]:
+        """Give the two releases that were taken last in each channel, however often each was."""
+        found = list[str]()
+        for memory in self.flow.ledger.state.channels.values():
+            taken = dict.fromkeys(one.peek().release for one in reversed(memory.accepted))
+            found += [*taken][:2]
+        return found
+
+    def _gates(self, generations: Sequence[Generation]) -> list[tuple[str, str]]:
+        known = {digest12(one.digest): one.digest for one in generations}
+        return [(known[short], name) for name, short in self.flow.gates.open() if short in known]
+
+
+@dataclass(frozen=True)
+class Pods:
+    """The pods of this node, as the API server knows them."""
+
+    node: "kube.Node"
+    clock: Callable[[], datetime]
+    margin: timedelta
+
+    async def ask(self, generations: Sequence[Generation]) -> Answer:
+        """Answer for every container that has our mounts."""
+        try:
+            found = await self.node.containers((RUN_DIR,))
+        except NodeAgentError as error:
+            return Answer("pods", silent=error.message)
+        now = self.clock()  # one that is being made has its mounts, maybe
+        containers = [Container(name, started or now) for name, started in found]
+        return Answer("pods", retention.used(generations, containers, self.margin))
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """The processes of this machine, where there is no API server to ask."""
+
+    run_dir: Path
+    proc: Path = PROC
+
+    async def ask(self, generations: Sequence[Generation]) -> Answer:
+        """Answer for every mount that lies in a release's directory."""
+        used = self._roots()
+        above = f"/{self.run_dir.name}/releases/"
+        places = {one.digest: f"{above}{digest12(one.digest)}/" for one in generations}
+        return Answer(
+            "mounts",
+            {
+                digest: f"process {pid} has it mounted"
+                for digest, place in places.items()
+                for pid, roots in used.items()
+                if any(place in f"{root}/".replace(f"{above}.", above) for root in roots)
+            },
+        )
+
+    def _roots(self) -> dict[str, set[str]]:
+        """List, by process, which directories of file systems it has mounted."""
+        found = {}
+        for directory in self.proc.glob("[0-9]*"):
+            try:
+                lines = (directory / "mountinfo").read_text(errors="replace").splitlines()
+            except OSError:  # it ended
+                continue
+            found[directory.name] = {line.split(" ")[_ROOT] for line in lines}
+        return found
