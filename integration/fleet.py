@@ -4,7 +4,6 @@ The installation is what a user does: `kubectl apply -k daemonset/base`, keys an
 ConfigMaps of their own, then pins. What a test breaks it breaks on a node or in the API.
 """
 
-import asyncio
 import contextlib
 import json
 import time
@@ -19,6 +18,7 @@ from integration.fleet_look import AGENTS, NAMESPACE, Look, condition, ours
 from integration.image import NAME
 from integration.site import FLEET, SYSTEM, Site
 from nodeagent import __version__, names, store
+from tests.loops import finish
 
 __all__ = ["AGENTS", "IMAGE", "NAMESPACE", "REPOSITORY", "Fleet", "condition", "ours"]
 
@@ -119,7 +119,7 @@ class Fleet(Look):
         self.until("there: a new node", lambda: self.cluster.answers("node", node))
 
     def release(self, closure: Closure, profile: str = "ds") -> bytes:
-        return asyncio.run(self.site.release(closure, profile))
+        return finish(self.site.release(closure, profile))
 
     def promote(self, manifest: bytes, percent: int = 100) -> None:
         """Point the stable channel at a release, and give the agents the pins."""

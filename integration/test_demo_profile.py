@@ -1,6 +1,5 @@
 """The example profile: what it is planned from, and that it runs where nothing else is."""
 
-import asyncio
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from nodeagent.demo import profile, recipe, wheels
 from nodeagent.demo.debian import Package
 from nodeagent.errors import NodeAgentError
 from nodeagent.names import Reason
+from tests.loops import finish
 
 # Mounts of this shell go with its namespace; the new root holds the store and no more.
 IN_EMPTY_ROOT = """
@@ -57,7 +57,7 @@ def silent(_: str) -> None: ...
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Give a scratch store and the built-in profile in it: made once, it takes seconds."""
     scratch = tmp_path_factory.mktemp("scratch")
-    return scratch, asyncio.run(profile.builtin(scratch, silent))
+    return scratch, finish(profile.builtin(scratch, silent))
 
 
 @pytest.fixture

@@ -252,7 +252,11 @@ def nix_gives_back(archive: bytes) -> bool:
         return subprocess.run(dump, capture_output=True, check=True).stdout == archive
 
 
-@pytest.mark.parametrize("claimed", [nars.encode(File()), nars.encode(File(bytes(1 << 20)))])
+@pytest.mark.parametrize(
+    "claimed",
+    [nars.encode(File()), nars.encode(File(bytes(1 << 20)))],
+    ids=["nothing", "a megabyte"],
+)
 def test_a_bomb_is_read_no_further_than_its_declared_size(worker: Worker, claimed: bytes) -> None:
     pack = zstandard.ZstdCompressor().compressobj()
     head = nars.string(b"nix-archive-1") + nars.strings(b"(", b"type", b"regular", b"contents")

@@ -4,7 +4,6 @@ Both are filled from one cache; the stock client is `nix copy`. Trees are genera
 cases), references random, some paths content-addressed.
 """
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from nodeagent.realise.run import Means, Tally, realise
 from nodeagent.release import Profile, parse_index
 from nodeagent.store import StoreFiles
 from tests import nars
+from tests.loops import finish
 
 SYSTEM = "x86_64-linux"
 ROWS = """
@@ -55,7 +55,7 @@ def test_realise_leaves_what_stock_nix_copy_leaves(made: list[tuple[nars.Tree, l
     with nars.scratch() as root:
         cache, paths = make_cache(root, made)
         ours, theirs = root / "ours", root / "theirs"
-        asyncio.run(pour(cache, root, ours, paths))
+        finish(pour(cache, root, ours, paths))
         public = (root / "keys/cache-1.pub").read_text()
         closures.run(
             "nix", "copy", "--from", cache.as_uri(), "--to", str(theirs), paths[-1],
@@ -84,7 +84,7 @@ def make_cache(root: Path, made: Sequence[tuple[nars.Tree, list[int]]]) -> tuple
     secret, _ = closures.make_key(root / "keys", "cache-1")
     part = Part(SYSTEM, builder, {"ds": Profile(root=top)})
     means = build.Means(CacheDirectory(root / "cache"), keys.load_secret(secret))
-    asyncio.run(build.build([part], means))
+    finish(build.build([part], means))
     return root / "cache", [*paths, top]
 
 

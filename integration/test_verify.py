@@ -32,7 +32,7 @@ async def published(tmp_path: Path, *, clean: bool) -> tuple[Site, Node, Closure
     """Publish a closure in one boot, end the agent in order or by a kill, and boot again."""
     site = Site(tmp_path)
     node, closure = Node(site, tmp_path / "node1"), site.closure()
-    node.settings = {"workers": "1"}
+    node.settings = {"workers": "1", "scrub-days": "0"}  # nothing but what is owed
     manifest = await site.release(closure)
     site.promote(manifest)
     async with node.agent():

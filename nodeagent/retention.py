@@ -32,10 +32,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Container:
-    """A container on the node that has our mounts; it uses what it found when it started."""
+    """A container on the node that has our mounts; it uses what it found when it started.
+
+    Nobody knows when, without `started`.
+    """
 
     name: str
-    started: datetime
+    started: datetime | None
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,15 @@ def used(
     """Say which generations containers may use: those that pods got when each started.
 
     `margin` lies at most between the binding of a container's mounts and its start. One that is
-    older than all that is remembered may use any of them.
+    older than all that is remembered, or of an unknown time, may use any of them.
     """
     needs: dict[str, str] = {}
     for container in containers:
+        started = container.started
         covering = [
             one.digest
             for one in generations
-            if any(_covers(span, container.started, margin) for span in one.spans)
+            if started is not None and any(_covers(span, started, margin) for span in one.spans)
         ]
         for digest in covering or [one.digest for one in generations]:
             needs.setdefault(digest, f"container {container.name} may use it")

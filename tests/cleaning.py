@@ -1,6 +1,5 @@
 """A node as an agent leaves it, to be cleaned up: directories, and objects of a fake API server."""
 
-import asyncio
 import json
 import os
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from nodeagent.publish import Gates, Generation
 from nodeagent.store import StoreFiles
 from tests import nars
 from tests.handmade import NOW, Item, digest, path, system
+from tests.loops import finish
 
 ITEM: Final = Item(path("ds"))
 CONTENT: Final = f"host{ITEM.path}"
@@ -53,12 +53,12 @@ class Traces:
         Gates(self.run_dir, "/nix/store").publish(
             files, Generation(digest(7), 7, system(ITEM, profiles={"ds": ITEM.path}))
         )
-        asyncio.run(self._remember())
+        finish(self._remember())
         return self
 
     def clean(self, **settings: object) -> None:
         """Run the cleanup."""
-        asyncio.run(cleanup.run(self.flags(**settings)))
+        finish(cleanup.run(self.flags(**settings)))
 
     def flags(self, **settings: object) -> CleanupSettings:
         given: dict[str, Any] = {

@@ -18,6 +18,7 @@ from tests.cleaning import CONTENT, Traces
 from tests.fakeapi import FakeApi, Request
 from tests.fakeserving import serving
 from tests.handmade import NOW
+from tests.loops import finish
 from tests.test_kube import kubeconfig
 
 KUBELETS: Final = {"type": "Ready", "status": "True"}
@@ -55,7 +56,7 @@ def node(api: Mortal, scratch: Path) -> Iterator[Traces]:
     with in_background(api) as address:
         file = kubeconfig(scratch.parent / f"{scratch.name}.config", address, "agent")
         traces.settings.update(kubernetes="on", kubeconfig=file)
-        asyncio.run(announce(file))
+        finish(announce(file))
         yield traces
         file.unlink()
 

@@ -232,6 +232,11 @@ async def test_containers_hold_what_pods_got_when_they_started() -> None:
     }
 
 
+async def test_a_container_that_started_in_the_future_may_use_any() -> None:
+    answer = await asked(Server([("team/a/c", NOW + HOUR)]))
+    assert answer.needs.keys() == {OLD.digest, NEW.digest}
+
+
 async def test_an_api_server_without_an_answer_is_a_silent_holder() -> None:
     answer = await asked(Server(NodeAgentError(Reason.API_UNREACHABLE, "it is away")))
     assert answer.silent == "it is away"

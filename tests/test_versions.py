@@ -1,6 +1,5 @@
 """Up and back: what agents of two versions make of each other's state and store."""
 
-import asyncio
 import contextlib
 import json
 import tempfile
@@ -19,6 +18,7 @@ from nodeagent.names import Reason
 from nodeagent.select import Wanted
 from nodeagent.store import StoreFiles
 from tests.handmade import NOW, digest, record, seal
+from tests.loops import finish
 
 Tree = dict[str, Any]
 HELD: Final = Held(channel="stable", serial=7, release=digest(7), caches=("main",))
@@ -152,7 +152,7 @@ def test_what_a_newer_agent_has_added_is_kept_by_whatever_is_written(
         assert (after["channels"]["stable"]["floor"], after["verifiedBoot"]) == (6, "boot-1")
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:  # it syncs each time
-        asyncio.run(use(Path(place)))
+        finish(use(Path(place)))
 
 
 async def test_what_a_newer_agent_noted_of_a_release_goes_with_the_release(tmp_path: Path) -> None:

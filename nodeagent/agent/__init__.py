@@ -46,10 +46,39 @@ SHUTDOWN_SECONDS = 2.0
 async def run(settings: AgentSettings) -> bool:
     """Keep this node's pins realised until cancelled, or for one pass; tell if it succeeded."""
     logger = log.get()
-    files = StoreFiles(settings.store_root.absolute(), settings.durable)
-    nix = Nix(files.root, daemon=stock.daemon(files.root, settings.executor))
-    ledger = Ledger(settings.state_dir)
-    gates = Gates(settings.run_dir, settings.host_store or str(files.store_dir))
+    view = _compose(settings, logger)
+    loop, flow, nix = view.loop, view.flow, view.flow.means.nix
+
+    async with (
+        _listening(view, settings),
+        _announcing(settings, view, logger) as announcer,
+        view.selinux.explained(),
+    ):
+        logger.info(
+            "started",
+            node=loop.node.name,
+            fleet=loop.node.fleet,
+            store=str(flow.means.files.store_dir),
+            port=settings.port,
+            kubernetes=announcer is not None,
+        )
+        async with flow.ledger.owned(
+            on_wait=lambda: logger.info(
+                "waiting for another agent to end", state=str(settings.state_dir)
+            )
+        ):
+            await _claim(view, shared=settings.share_store or nix.daemon is not None)
+            await nix.create()
+            with view.scrubbing.owed():
+                await flow.restore()
+                if settings.once:
+                    return await loop.once()
+                await _forever(settings.pins.parent, view, announcer)
+    return True
+
+
+def _compose(settings: AgentSettings, logger: FilteringBoundLogger) -> AgentView:
+    """Put an agent together; refuse what cannot be used now, not in the first pass."""
     metrics = Metrics()
     report = Report(_teller(logger, metrics), clock=clock(settings.clock_skew_seconds))
     node = Node(
@@ -58,17 +87,10 @@ async def run(settings: AgentSettings) -> bool:
         settings.channel,
         keys.parse_public(_lines(settings.release_keys)),
     )
-    access = _access(settings)
-    means = Means(
-        files=files,
-        nix=nix,
-        caches=settings.cache_addresses,
-        cache_keys=_trusted_lines(settings.cache_keys),
-        workers=settings.workers or cores.usable(),
-        worker=(*gently(settings), *WORKER),
-        access=access,
-    )
-    flow = Flow(means, ledger, gates, report, metrics, settings.system, _boot_id(settings))
+    means = _means(settings)
+    gates = Gates(settings.run_dir, settings.host_store or str(means.files.store_dir))
+    ledger, boot_id = Ledger(settings.state_dir), _boot_id(settings)
+    flow = Flow(means, ledger, gates, report, metrics, settings.system, boot_id)
     loop = Loop(settings, node, flow, logger)
     pace = Pace(settings.scrub_days * 86400, settings.scrub_bytes_per_second or None)
     scrubbing = Scrubbing(flow, loop.wake, logger, pace)
@@ -82,34 +104,20 @@ async def run(settings: AgentSettings) -> bool:
         ensure_free=settings.ensure_free,
     )
     flow.make_room = collecting.make_room
-    view = AgentView(loop, settings.system, scrubbing, collecting, selinux.find())
+    return AgentView(loop, settings.system, scrubbing, collecting, selinux.find())
 
-    async with (
-        _listening(view, settings),
-        _announcing(settings, view, logger) as announcer,
-        view.selinux.explained(),
-    ):
-        logger.info(
-            "started",
-            node=node.name,
-            fleet=node.fleet,
-            store=str(files.store_dir),
-            port=settings.port,
-            kubernetes=announcer is not None,
-        )
-        async with ledger.owned(
-            on_wait=lambda: logger.info(
-                "waiting for another agent to end", state=str(settings.state_dir)
-            )
-        ):
-            await _claim(view, shared=settings.share_store or nix.daemon is not None)
-            await nix.create()
-            with scrubbing.owed():
-                await flow.restore()
-                if settings.once:
-                    return await loop.once()
-                await _forever(settings.pins.parent, view, announcer)
-    return True
+
+def _means(settings: AgentSettings) -> Means:
+    files = StoreFiles(settings.store_root.absolute(), settings.durable)
+    return Means(
+        files=files,
+        nix=Nix(files.root, daemon=stock.daemon(files.root, settings.executor)),
+        caches=settings.cache_addresses,
+        cache_keys=_trusted_lines(settings.cache_keys),
+        workers=settings.workers or cores.usable(),
+        worker=(*gently(settings), *WORKER),
+        access=_access(settings),
+    )
 
 
 async def _claim(view: AgentView, *, shared: bool) -> None:

@@ -141,11 +141,17 @@ class Collecting:
             candidates = set()
         for digest in going:
             flow.gates.forget(digest)
-            if candidates.isdisjoint(self._paths([digest])):
-                flow.ledger.forget(digest)
-        self.logger.info(
-            "collected", releases=going, paths=swept.paths, bytes=swept.bytes, alive=swept.alive[:3]
-        )
+        gone = [one for one in going if candidates.isdisjoint(await self._read_paths(one))]
+        for digest in gone:
+            flow.ledger.forget(digest)
+        if gone:
+            alive = swept.alive[:3]
+            self.logger.info(
+                "collected", releases=gone, paths=swept.paths, bytes=swept.bytes, alive=alive
+            )
+
+    async def _read_paths(self, digest: str) -> set[str]:
+        return await asyncio.to_thread(self._paths, [digest])
 
     def _require_manifests(self, digests: Sequence[str]) -> None:
         """Refuse to go on where it is not known what has to stay."""

@@ -79,9 +79,14 @@ class Pods:
             found = await self.node.containers((RUN_DIR,))
         except NodeAgentError as error:
             return Answer("pods", silent=error.message)
-        now = self.clock()  # one that is being made has its mounts, maybe
-        containers = [Container(name, started or now) for name, started in found]
+        now = self.clock()
+        containers = [Container(name, _start(started, now)) for name, started in found]
         return Answer("pods", retention.used(generations, containers, self.margin))
+
+
+def _start(told: datetime | None, now: datetime) -> datetime | None:
+    """Give a container's start: now if it is being made, unknown if the clock was ahead then."""
+    return now if told is None else told if told <= now else None
 
 
 @dataclass(frozen=True)
