@@ -1,5 +1,6 @@
 """The cluster that all tests of a run share, brought up by the first that asks for it."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -20,6 +21,11 @@ from integration.site import Site
 NODES = 3
 FRESH = itertools.count()
 TEST_SECONDS = 600
+
+
+def pytest_configure() -> None:
+    """Have no event loop by default: who runs one in a test would leave that behind, unclosed."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the distributor reads the groups

@@ -22,6 +22,11 @@ asyncio.set_event_loop(None)  # looptime leaves one behind that nobody closes
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_configure() -> None:
+    """Have no event loop by default: who runs one in a test would leave that behind, unclosed."""
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """Give a directory that goes away whatever modes its files were given."""
