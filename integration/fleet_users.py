@@ -56,6 +56,14 @@ class Users:
     def delete(self, name: str) -> None:
         self.fleet.kubectl("delete", "pod", name, "-n", NAMESPACE, "--now")
 
+    def kill(self, name: str) -> None:
+        """End a pod's only container, as a crash does; its kubelet starts it anew."""
+        pod = self.get(name)
+        [container] = pod["status"]["containerStatuses"]
+        task = container["containerID"].removeprefix("containerd://")
+        kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "KILL", task]
+        self.fleet.cluster.sh(pod["spec"]["nodeName"], kill)
+
     def get(self, name: str) -> Tree:
         return self.fleet.get("pod", name, "-n", NAMESPACE)
 

@@ -2,7 +2,8 @@
 
 Under the run directory (tmpfs: gone at reboot, made again only after verification):
 `store` → the host's store directory · `releases/<digest12>/<profile>/` → links that resolve in
-the pod · `profiles/<profile>` → one of those.
+the pod · `profiles/<profile>` → one of those, or nowhere while the gate is shut: where nothing is,
+container runtimes make a directory for whoever starts again, and it would find that empty.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from nodeagent.release import Profile, System, digest12
 from nodeagent.store import StoreFiles, remove, swap_symlink, usable
 
 RELEASE_FILE: Final = "release.json"
+SHUT: Final = "../shut"  # where a gate leads that leads nowhere
 MAX_LINKS: Final = 40  # as many as Linux follows
 
 
@@ -59,27 +61,31 @@ class Gates:
         with usable(self.run_dir):
             for name, profile in profiles.items():
                 self._lay_out(files, generation, name, profile)
-            (self.run_dir / "profiles").mkdir(parents=True, exist_ok=True)
-            swap_symlink(self.store, self.host_store)
+            _lead(self.store, self.host_store)
             for name in profiles:
                 target = os.path.join("..", "releases", digest12(generation.digest), name)  # noqa: PTH118 a link's text
-                swap_symlink(self.profile(name), target)
+                _lead(self.profile(name), target)
 
     def withdraw(self, profiles: Iterable[str]) -> None:
-        """Close the gates of these profiles: pods that start now wait."""
-        for name in profiles:
-            self.profile(name).unlink(missing_ok=True)
+        """Shut the gates of these profiles: containers that start now wait."""
+        for link in map(self.profile, profiles):
+            try:
+                _lead(link, SHUT)
+            except OSError:  # no room for a link, say
+                link.unlink(missing_ok=True)
 
     def withdraw_all(self) -> None:
-        """Close every gate and forget what was laid out: of an earlier boot, or unknown."""
-        self.store.unlink(missing_ok=True)
-        for directory in ("profiles", "releases"):
-            shutil.rmtree(self.run_dir / directory, ignore_errors=True)
+        """Shut every gate and forget what was laid out: of an earlier boot, or unknown."""
+        self.withdraw(link.name for link in self._links())
+        shutil.rmtree(self.run_dir / "releases", ignore_errors=True)
 
     def open(self) -> list[tuple[str, str]]:
         """List the gates that are open: profile, and the first 12 digits of the release."""
-        links = (self.run_dir / "profiles").glob("[!.]*")
-        return [(link.name, link.readlink().parts[-2]) for link in links if link.is_symlink()]
+        links = (link for link in self._links() if _is_open(link))
+        return [(link.name, link.readlink().parts[-2]) for link in links]
+
+    def _links(self) -> list[Path]:
+        return list((self.run_dir / "profiles").glob("[!.]*"))
 
     def put_aside(self, digest: str) -> None:
         """Make a release's directories unfindable; who has them mounted keeps them."""
@@ -103,7 +109,7 @@ class Gates:
         return [
             name
             for name in profiles
-            if not (self.store.is_symlink() and self.profile(name).is_dir())
+            if not (self.store.is_symlink() and _is_open(self.profile(name)))
         ]
 
     def _lay_out(
@@ -129,6 +135,18 @@ class Gates:
         remove(fresh / RELEASE_FILE)
         (fresh / RELEASE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         fresh.rename(directory)
+
+
+def _lead(link: Path, target: str) -> None:
+    """Let a gate lead somewhere else in one step; a directory that somebody made there goes."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        remove(link)
+    swap_symlink(link, target)
+
+
+def _is_open(gate: Path) -> bool:
+    return gate.is_symlink() and gate.is_dir()
 
 
 def _move(target: Path, source: Path) -> None:

@@ -147,6 +147,38 @@ def test_a_withdrawn_gate_is_shut_and_the_others_stay_open(files: StoreFiles, ga
     gates.publish(files, generation(7, ds=ITEM, web=ITEM))
     gates.withdraw(["ds", "never-there"])
     assert gates.shut(["ds", "web"]) == ["ds"]
+    assert gates.open() == [("web", digest12(digest(7)))]
+
+
+def test_where_a_gate_is_shut_nobody_can_make_a_directory(files: StoreFiles, gates: Gates) -> None:
+    gates.withdraw(["ds"])
+    gates.publish(files, generation(7, web=ITEM))
+    gates.withdraw(["web"])
+    for name in ("ds", "web"):
+        with pytest.raises(FileExistsError):
+            gates.profile(name).mkdir(parents=True)
+
+
+def test_a_gate_that_cannot_lead_nowhere_is_removed(files: StoreFiles, gates: Gates) -> None:
+    gates.publish(files, generation(7))
+    gates.profile(".ds.new").mkdir()
+    gates.withdraw(["ds"])
+    assert not os.path.lexists(gates.profile("ds"))
+
+
+def test_a_directory_in_a_gates_place_is_a_shut_gate_and_gives_way(
+    files: StoreFiles, gates: Gates
+) -> None:
+    gates.publish(files, generation(7))
+    gates.profile("ds").unlink()
+    gates.store.unlink()
+    gates.store.mkdir()
+    (gates.profile("ds") / "written").mkdir(parents=True)
+    assert gates.shut(["ds"]) == ["ds"]
+    assert gates.open() == []
+    gates.publish(files, generation(7))
+    assert gates.shut(["ds"]) == []
+    assert gates.store.readlink() == Path("/nix/store")
 
 
 def test_a_withdrawn_gate_opens_again(files: StoreFiles, gates: Gates) -> None:
@@ -172,5 +204,6 @@ def test_everything_of_an_earlier_boot_is_withdrawn(files: StoreFiles, gates: Ga
     gates.withdraw_all()
     gates.publish(files, generation(7))
     gates.withdraw_all()
-    assert not any(gates.run_dir.iterdir())
+    assert not gates.release(digest(7), "").exists()
+    assert gates.open() == []
     assert nars.read(os.fsencode(files.real(ITEM.path))) == TREE
