@@ -185,6 +185,16 @@ class Collection(RuleBasedStateMachine):
         releases = dict.fromkeys(one.peek().release for one in reversed(accepted))
         return {NUMBERS[digest12(one)] for one in [*releases][:2]}
 
+    def got_last(self, others: set[int]) -> set[int]:
+        """Give what is kept beside others: the releases that pods began last to get."""
+        known = self.agent.flow.ledger.state.history.generations.items()
+        begun = {
+            NUMBERS[digest12(key)]: max(span.since for span in one.spans)
+            for key, one in known
+            if one.spans
+        }
+        return {*sorted(begun.keys() - others, key=lambda one: begun[one])[-small_node.KEEP :]}
+
     def needed(self) -> dict[str, set[str]]:
         """Say what may not be lost from now on, by whom."""
         needed = {
@@ -251,6 +261,7 @@ class Collection(RuleBasedStateMachine):
         assert self.published is not None
         kept = self.rollback() | {self.published, *self.taken()}
         kept |= {NUMBERS[short] for _, short in self.node.gates.open()}
+        kept |= self.got_last(kept)
         paths = set().union(*(SYSTEMS[one].paths for one in kept))
         paths |= set().union(*(small_node.below(path) for path in self.foreign.values()))
         assert self.node.valid() <= paths, f"{self.node.valid() - paths} did not go"

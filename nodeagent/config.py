@@ -80,6 +80,34 @@ class CleanupSettings(NodeSettings):
     force: bool = Field(default=False, description="go on although pods use the node's store")
 
 
+class ControllerSettings(Settings):
+    """Answer the API server's reviews of pods from a snapshot of the fleet."""
+
+    pod_name: str = Field(default_factory=this_node, description="who holds leases here")
+    namespace: str = Field(names.NAMESPACE, description="nodeagent's own namespace")
+    service: str = Field(
+        names.WEBHOOK_SERVICE, description="the Service by which the webhook is reached"
+    )
+    webhook_configuration: str = Field(
+        names.WEBHOOK_CONFIGURATION,
+        description="the MutatingWebhookConfiguration whose caBundle is kept",
+    )
+    host: str = Field("0.0.0.0", description="address of endpoints and webhook")  # noqa: S104 the API server is elsewhere
+    port: int = Field(names.CONTROLLER_PORT, ge=0, le=65535, description="port of the endpoints")
+    webhook_port: int = Field(names.WEBHOOK_PORT, ge=0, le=65535, description="port of the webhook")
+    certificates: Literal["own", "files"] = Field(
+        "own", description="own: a CA of nodeagent's; files: --tls-cert and --tls-key"
+    )
+    tls_cert: Path = Field(
+        Path("/etc/nodeagent/tls/tls.crt"), description="the webhook's certificate, with files"
+    )
+    tls_key: Path = Field(Path("/etc/nodeagent/tls/tls.key"), description="its key, with files")
+    drain_seconds: float = Field(
+        5.0, ge=0, description="answer for so long after SIGTERM, until nobody asks any more"
+    )
+    kubeconfig: Path | None = Field(None, description="how to reach the API server from outside")
+
+
 class AgentSettings(NodeSettings):
     """Keep this node's pins realised, verified and published."""
 
@@ -128,7 +156,7 @@ class AgentSettings(NodeSettings):
     )
     durable: bool = Field(default=True, description="sync data before it becomes visible")
     keep_releases: int = Field(
-        1, ge=0, description="keep this many of the newest releases, whoever needs them"
+        1, ge=0, description="keep this many more of the releases that pods got last"
     )
     collect_seconds: Seconds = Field(600.0, description="look this often for what may go")
     collect_grace_seconds: float = Field(

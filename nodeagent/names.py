@@ -21,12 +21,25 @@ LABEL_CHANNEL = "nodeagent.dev/channel"
 CONDITION = "nodeagent.dev/StoreReady"
 CONDITION_DISK = "nodeagent.dev/DiskSuspect"
 TAINT = "nodeagent.dev/not-ready"
+LABEL_INJECT = "nodeagent.dev/inject"
+ANNOTATION_PROFILES = "nodeagent.dev/profiles"
+ANNOTATION_EXCLUDE = "nodeagent.dev/exclude-containers"
+ANNOTATION_OWN_STORE = "nodeagent.dev/own-store"
+ANNOTATION_INJECTED = "nodeagent.dev/injected"
+ANNOTATION_SKIPPED = "nodeagent.dev/skipped"
+VOLUME_PREFIX = "nodeagent-"
+VOLUME_STORE = "nodeagent-store"
 FIELD_MANAGER = "nodeagent"
 GROUP = "nodeagent.dev"
 NODE_STORE_VERSION = "nodeagent.dev/v1alpha1"
 
 DEFAULT_CHANNEL = "stable"
 DEFAULT_PORT = 9741
+CONTROLLER_PORT = 9742
+WEBHOOK_PORT = 9743
+NAMESPACE = "nodeagent-system"
+WEBHOOK_SERVICE = "nodeagent-webhook"
+WEBHOOK_CONFIGURATION = "nodeagent"
 RESERVED_PROFILES = frozenset({"uv", "store"})
 
 
@@ -92,6 +105,7 @@ class Reason(StrEnum):
     API_UNREACHABLE = "ApiUnreachable"
     API_REFUSED = "ApiRefused"
     POLICY_NOT_ENFORCED = "PolicyNotEnforced"
+    POLICY_INVALID = "PolicyInvalid"
     SELINUX_UNLABELLED = "SELinuxUnlabelled"
     AGENT_UNREACHABLE = "AgentUnreachable"
     AGENT_RUNNING = "AgentRunning"
@@ -100,8 +114,49 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "InternalError"
 
 
+class Outcome(StrEnum):
+    """What admission did with a pod, and why; in the order in which it is decided."""
+
+    NOT_OPTED_IN = "NotOptedIn"
+    OPTED_OUT = "OptedOut"
+    MIRROR_POD = "MirrorPod"
+    WINDOWS = "Windows"
+    SCHEDULER = "Scheduler"
+    NAMESPACE_EXCLUDED = "NamespaceExcluded"
+    ALREADY_INJECTED = "AlreadyInjected"
+    STALE_SNAPSHOT = "StaleSnapshot"
+    NAMESPACE_UNKNOWN = "NamespaceUnknown"
+    NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
+    BAD_ANNOTATION = "BadAnnotation"
+    NO_PROFILE = "NoProfile"
+    UNKNOWN_PROFILE = "UnknownProfile"
+    POD_SECURITY = "PodSecurity"
+    OWN_STORE = "OwnStore"
+    CONFLICT = "Conflict"
+    USER_NAMESPACE = "UserNamespace"
+    NODE_NOT_READY = "NodeNotReady"
+    NOT_ENOUGH_NODES = "NotEnoughNodes"
+    TOO_MANY_EXCLUDED = "TooManyExcluded"
+    BREAKER_OPEN = "BreakerOpen"
+    PATCH_UNSAFE = "PatchUnsafe"
+    INTERNAL_ERROR = "InternalError"
+    INJECTED = "Injected"
+
+
+SILENT = frozenset(  # these leave no trace on the pod
+    {
+        Outcome.NOT_OPTED_IN,
+        Outcome.OPTED_OUT,
+        Outcome.MIRROR_POD,
+        Outcome.WINDOWS,
+        Outcome.SCHEDULER,
+        Outcome.NAMESPACE_EXCLUDED,
+    }
+)
+
+
 class Metric(StrEnum):
-    """Prometheus metric names; `nodeagent.metrics` gives each its type and help."""
+    """An agent's Prometheus metrics; `nodeagent.metrics` gives each its type and help."""
 
     READY = "nodeagent_ready"
     CHECK = "nodeagent_check"
@@ -129,4 +184,17 @@ class Metric(StrEnum):
     COLLECTION_SECONDS = "nodeagent_collection_duration_seconds"
     COLLECTIONS_MISSED = "nodeagent_collections_missed"
     LAST_COLLECTION = "nodeagent_last_collection_timestamp_seconds"
+    BUILD_INFO = "nodeagent_build_info"
+
+
+class ControllerMetric(StrEnum):
+    """The controller's Prometheus metrics."""
+
+    ADMISSIONS = "nodeagent_admissions_total"
+    ADMISSION_SECONDS = "nodeagent_admission_duration_seconds"
+    WEBHOOK_REQUESTS = "nodeagent_webhook_requests_total"
+    SNAPSHOT_AGE = "nodeagent_snapshot_age_seconds"
+    SNAPSHOT_OBJECTS = "nodeagent_snapshot_objects"
+    CERTIFICATE_EXPIRY = "nodeagent_certificate_expiry_timestamp_seconds"
+    POLICY_VALID = "nodeagent_policy_valid"
     BUILD_INFO = "nodeagent_build_info"

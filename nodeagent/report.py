@@ -74,7 +74,8 @@ class ProfileStatus(Document):
 class Repair(Document):
     """A path that was exchanged in this boot, and the published profiles that need it.
 
-    A container that started before `at` may still hold what was there, which is kept in `kept`.
+    A container that started before `at` may still hold what was there, which is kept in `kept`;
+    `restart` names those (`namespace/pod/container`), where there is an API server to ask.
     """
 
     path: str
@@ -82,6 +83,7 @@ class Repair(Document):
     at: Moment
     kept: str
     profiles: tuple[str, ...]
+    restart: tuple[str, ...] = ()
 
 
 class ReleaseVerdict(Document):

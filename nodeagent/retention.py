@@ -104,7 +104,7 @@ def newest(generations: Iterable[Generation], count: int) -> dict[str, str]:
     known = [(one.last, one.digest) for one in generations if one.last is not None]
     return dict.fromkeys(
         (digest for _, digest in sorted(known, reverse=True)[:count]),
-        f"it is one of the {count} newest",
+        f"it is one of {count} more that pods got last",
     )
 
 

@@ -1,7 +1,7 @@
 """`nodeagent status`: what an agent says of itself, for people."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -13,6 +13,8 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.names import SETTLED, Reason
 from nodeagent.release import digest12
 from nodeagent.report import Collection, Repair, ScrubProgress, Status
+
+SHOWN: Final = 3
 
 POLL_SECONDS: Final = 0.25
 TIMEOUT_SECONDS: Final = 5.0
@@ -117,8 +119,15 @@ def _repair_text(one: Repair) -> str:
     users = f" and use {', '.join(one.profiles)}" if one.profiles else ""
     return (
         f"{one.path} at {one.at:%Y-%m-%dT%H:%M:%SZ}: containers that started before{users} may "
-        f"hold the old one until they are restarted; it is kept as {one.kept}"
+        f"hold the old one until they are restarted{_some(one.restart)}; it is kept as {one.kept}"
     )
+
+
+def _some(containers: Sequence[str]) -> str:
+    if not containers:
+        return ""
+    more = f" and {len(containers) - SHOWN} more" if len(containers) > SHOWN else ""
+    return f" ({', '.join(containers[:SHOWN])}{more})"
 
 
 def _scrub_text(scrub: ScrubProgress) -> str:

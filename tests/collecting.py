@@ -8,12 +8,12 @@ import structlog
 
 from nodeagent.agent.collecting import Collecting
 from nodeagent.agent.flow import Flow
-from nodeagent.agent.holders import Rollout
+from nodeagent.agent.holders import Holder, Rollout
 from nodeagent.retention import Answer, Generation
 
 
 @dataclass
-class Told:
+class Told(Holder):
     """A holder that answers what it was told to."""
 
     answer: Answer = field(default_factory=lambda: Answer("pods"))
@@ -25,7 +25,7 @@ class Told:
         return self.answer
 
 
-def collecting(flow: Flow, told: Told | None = None, **settings: float) -> Collecting:
+def collecting(flow: Flow, told: Holder | None = None, **settings: float) -> Collecting:
     """Make a collection of a node that nobody else knows anything about."""
     usual = {"keep": 0, "grace": 900.0, "seconds": 600.0, "ensure_free": 0.0}
     chosen = usual | settings

@@ -50,8 +50,14 @@ SCRUB: Final = ScrubProgress(
     paths_total=12,
     damaged=1,
 )
+CONTAINERS: Final = ("team/a/c", "team/b/c", "team/c/c", "team/d/c", "team/e/c")
 REPAIR: Final = Repair(
-    path=path("item"), fault="it smells", at=NOW, kept="/nix/kept/item", profiles=("ds",)
+    path=path("item"),
+    fault="it smells",
+    at=NOW,
+    kept="/nix/kept/item",
+    profiles=("ds",),
+    restart=CONTAINERS,
 )
 STATUS: Final = IDLE.model_copy(
     update={

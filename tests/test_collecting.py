@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -104,7 +104,7 @@ def node(scratch: Path) -> Node:
 
 
 async def test_what_nobody_needs_goes_with_what_only_it_needed(node: Node) -> None:
-    collection = collecting(node.flow, keep=2)
+    collection = collecting(node.flow, keep=1)
     await node.cycles(collection)
     assert node.paths == {LIB.path, path("ds-2"), path("ds-3")}
     assert len(node.flow.ledger.kept) == 2
@@ -112,9 +112,9 @@ async def test_what_nobody_needs_goes_with_what_only_it_needed(node: Node) -> No
 
 async def test_pods_are_asked_only_where_something_may_go(node: Node) -> None:
     told = Told()
-    await node.cycles(collecting(node.flow, told, keep=3))
+    await node.cycles(collecting(node.flow, told, keep=2))
     assert told.asked == 0
-    await node.cycles(collecting(node.flow, told, keep=2), 1)
+    await node.cycles(collecting(node.flow, told, keep=1), 1)
     assert told.asked == 1
 
 
@@ -138,7 +138,7 @@ async def test_while_pods_are_silent_nothing_goes_and_that_is_seen(node: Node) -
 
 async def test_what_is_needed_again_in_its_grace_stays(node: Node) -> None:
     told = Told()
-    collection = collecting(node.flow, told, grace=2 * HOUR.total_seconds(), keep=2)
+    collection = collecting(node.flow, told, grace=2 * HOUR.total_seconds(), keep=1)
     await node.cycles(collection, 1)
     [first] = [one.digest for one in await collection.judge() if one.step is Step.WAIT]
     told.answer = Answer("pods", {first: "container a/b/c may use it"})
@@ -150,14 +150,14 @@ async def test_what_is_needed_again_in_its_grace_stays(node: Node) -> None:
 async def test_of_a_store_that_others_share_only_our_roots_go(node: Node) -> None:
     files = node.flow.means.files
     files.shared.touch()
-    await node.cycles(collecting(node.flow, keep=1))
+    await node.cycles(collecting(node.flow))
     assert path("ds-1") in node.paths
     assert len(list(files.roots.iterdir())) == 2  # of the release that is left, and `pending`
 
 
 async def test_damage_of_a_path_that_went_is_forgotten(node: Node) -> None:
     node.flow.damaged[path("ds-1")] = "flipped"
-    await node.cycles(collecting(node.flow, keep=2))
+    await node.cycles(collecting(node.flow, keep=1))
     assert node.flow.damaged == {}
 
 
@@ -284,3 +284,21 @@ async def test_a_full_disk_keeps_nothing_from_going(
     monkeypatch.setattr(node.flow.ledger, "_write", refuse)
     assert await collecting(node.flow, keep=9).make_room()
     assert node.paths == {LIB.path, path("ds-3")}
+
+
+async def test_the_containers_that_have_run_since_before_a_repair_are_named(node: Node) -> None:
+    server = Server([("team/a/c", NOW - 2 * HOUR), ("team/b/c", NOW), ("team/c/c", None)])
+    pods = Pods(cast("Any", server), lambda: NOW, HOUR / 2)
+    assert [one.name for one in await pods.containers()] == ["team/a/c", "team/b/c", "team/c/c"]
+    assert await collecting(node.flow, pods, keep=1).bound_before(NOW - HOUR) == ["team/a/c"]
+
+
+async def test_who_is_bound_is_known_from_the_last_look_while_nobody_answers() -> None:
+    now = [NOW]
+    server = Server([("team/a/c", NOW - 2 * HOUR)])
+    pods = Pods(cast("Any", server), lambda: now[0], HOUR / 2)
+    await pods.ask([OLD])
+    server.found = NodeAgentError(Reason.API_UNREACHABLE, "no answer")
+    now[0] += HOUR
+    assert [one.name for one in await pods.containers()] == ["team/a/c"]
+    assert (await pods.ask([OLD])).silent

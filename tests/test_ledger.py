@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import ledger
+from nodeagent import ledger, release
 from nodeagent.errors import NodeAgentError
 from nodeagent.history import EVER, Span
 from nodeagent.ledger import Held, Ledger
@@ -105,10 +105,21 @@ async def test_no_news_is_not_written(book: Ledger) -> None:
 
 
 async def test_a_manifest_is_kept_and_given_back(book: Ledger) -> None:
-    assert book.manifest(digest(7)) is None
-    book.keep_manifest(digest(7), b"seven")
-    book.keep_manifest(digest(7), b"the same, so it is not written again")
-    assert book.manifest(digest(7)) == b"seven"
+    seven = release.digest_of(b"seven")
+    assert book.manifest(seven) is None
+    book.keep_manifest(seven, b"seven")
+    book.keep_manifest(seven, b"the same, so it is not written again")
+    assert book.manifest(seven) == b"seven"
+
+
+async def test_a_manifest_that_the_disk_has_spoilt_is_none(book: Ledger) -> None:
+    seven = release.digest_of(b"seven")
+    book.keep_manifest(seven, b"seven")
+    (book.directory / release.manifest_file(seven)).write_bytes(b"sevem")
+    assert book.manifest(seven) is None
+    assert book.kept == []
+    book.keep_manifest(seven, b"seven")
+    assert book.manifest(seven) == b"seven"
 
 
 async def test_a_release_is_kept_until_it_is_forgotten(book: Ledger) -> None:

@@ -61,7 +61,8 @@ def test_an_agent_in_trouble_is_shown_with_all_of_it() -> None:
     assert "scrub     250.0 MB of 1.0 GB, 3 of 12 paths, 1 damaged" in shown
     assert (
         f"repaired  {path('item')} at 2026-06-01T12:00:00Z: containers that started before and use "
-        "ds may hold the old one until they are restarted; it is kept as /nix/kept/item"
+        "ds may hold the old one until they are restarted (team/a/c, team/b/c, team/c/c and 2 more)"
+        "; it is kept as /nix/kept/item"
     ) in shown
     assert any(line.startswith(f"repaired  {path('old')} ") for line in shown)
     assert "problem   PathDamaged: it vanished" in shown

@@ -210,12 +210,13 @@ async def test_manifests_stay_while_a_record_of_a_newer_agent_is_remembered(tmp_
     memory = ChannelMemory(accepted=(newer,)).model_dump(mode="json", by_alias=True)
     write(tmp_path, {"version": 1, "channels": {"stable": memory}})
     async with opened(tmp_path) as book:
-        for number in (7, 9):
-            book.keep_manifest(digest(number), b"")
+        nine = release.digest_of(b"nine")
+        book.keep_manifest(digest(7), b"")
+        book.keep_manifest(nine, b"nine")
         book.publish(HELD, "boot-1", NOW)
-        assert book.manifest(digest(9)) == b""
+        assert book.manifest(nine) == b"nine"
         assert book.accepted("stable", 0).identities == {newer.identity}
-    assert (tmp_path / release.manifest_file(digest(9))).exists()
+    assert (tmp_path / release.manifest_file(nine)).exists()
     assert read(tmp_path)["held"]["serial"] == 7
 
 

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -34,9 +34,9 @@ STALLED: Final = 6  # collections that were missed, until somebody has to know
 class Collecting:
     """One agent's collection.
 
-    `holders` are asked in order, the later ones only if that matters. Where less than `ensure_free`
-    percent of the file system's bytes or inodes are left, nothing is kept that nobody needs, and no
-    `grace` is given.
+    `holders` are asked in order, the later ones only if that matters; of what the first does not
+    need, `keep` more stay. Where less than `ensure_free` percent of the file system's bytes or
+    inodes are left, nothing is kept that nobody needs, and no `grace` is given.
     """
 
     flow: Flow
@@ -79,14 +79,22 @@ class Collecting:
     async def judge(self, *, short: bool = False) -> list[Verdict]:
         """Decide about every release that is here, and change nothing."""
         now, known = self.flow.report.clock(), self._generations()
-        newest = {} if short else retention.newest(known, self.keep)
-        answers, verdicts = [Answer("newest", newest)], list[Verdict]()
+        answers, verdicts = list[Answer](), list[Verdict]()
         for holder in self.holders:
             answers.append(await holder.ask(known))
+            if len(answers) == 1:
+                spare = [one for one in known if one.digest not in answers[0].needs]
+                more = retention.newest(spare, 0 if short else self.keep)
+                answers.append(Answer("newest", more))
             verdicts = retention.judge(known, answers, AT_ONCE if short else self.grace, now)
             if all(one.step is Step.KEEP for one in verdicts):
                 break  # who else needs what stays need not be asked
         return verdicts
+
+    async def bound_before(self, moment: datetime) -> list[str]:
+        """Name the containers with our mounts that have run since before a moment."""
+        found = [one for holder in self.holders for one in await holder.containers()]
+        return sorted(one.name for one in found if one.started and one.started < moment)
 
     def explain(self, verdicts: Sequence[Verdict]) -> dict[str, str]:
         """Say of every valid path why it is there."""

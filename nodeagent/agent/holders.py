@@ -4,6 +4,7 @@ Each answers for itself; one that cannot is silent, and nothing is let go. Wheth
 uses a release is told by its start: it has what pods got then.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nodeagent import kube
 
 PROC: Final = Path("/proc")
+LATE: Final = timedelta(minutes=1)
 _ROOT: Final = 3  # of a mount, in its line of mountinfo
 
 
@@ -30,9 +32,13 @@ class Holder(Protocol):
     async def ask(self, generations: Sequence[Generation]) -> Answer:
         """Say which of them are needed, and why; or why that is not known."""
 
+    async def containers(self) -> Sequence[Container]:
+        """List the containers that it knows of, as of late; none if nobody can be asked."""
+        return ()
+
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Holder):
     """The agent itself: what it wants, what pods get, what a rollback goes to."""
 
     flow: Flow
@@ -65,23 +71,36 @@ class Rollout:
         return [(known[short], name) for name, short in self.flow.gates.open() if short in known]
 
 
-@dataclass(frozen=True)
-class Pods:
+@dataclass
+class Pods(Holder):
     """The pods of this node, as the API server knows them."""
 
     node: "kube.Node"
     clock: Callable[[], datetime]
     margin: timedelta
+    _known: Sequence[Container] = ()
+    _known_at: datetime | None = None
 
     async def ask(self, generations: Sequence[Generation]) -> Answer:
         """Answer for every container that has our mounts."""
         try:
-            found = await self.node.containers((RUN_DIR,))
+            containers = await self._look()
         except NodeAgentError as error:
             return Answer("pods", silent=error.message)
-        now = self.clock()
-        containers = [Container(name, _start(started, now)) for name, started in found]
         return Answer("pods", retention.used(generations, containers, self.margin))
+
+    async def containers(self) -> Sequence[Container]:
+        """List them as they were at the last look, and look anew where that was long ago."""
+        if self._known_at is None or abs(self.clock() - self._known_at) > LATE:
+            with contextlib.suppress(NodeAgentError):
+                await self._look()
+        return self._known
+
+    async def _look(self) -> Sequence[Container]:
+        found, now = await self.node.containers((RUN_DIR,)), self.clock()
+        self._known = [Container(name, _start(started, now)) for name, started in found]
+        self._known_at = now
+        return self._known
 
 
 def _start(told: datetime | None, now: datetime) -> datetime | None:
@@ -90,7 +109,7 @@ def _start(told: datetime | None, now: datetime) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class Mounts:
+class Mounts(Holder):
     """The processes of this machine, where there is no API server to ask."""
 
     run_dir: Path

@@ -102,7 +102,7 @@ class AgentView:
             elsewhere=report.elsewhere,
             conflicts=report.conflicts,
             scrub=self.scrubbing.progress(),
-            repairs=await asyncio.to_thread(self._repairs),
+            repairs=await self._repairs(),
             failed_checks=tuple(_failed(check) for check in checks if not check.ok),
         )
 
@@ -138,17 +138,20 @@ class AgentView:
             metrics.wanted(report.wanted.release, report.wanted.channel)
         return metrics.render()
 
-    def _repairs(self) -> tuple[Repair, ...]:
-        repairs = evidence.repaired_since_boot(self.flow.means.files)
+    async def _repairs(self) -> tuple[Repair, ...]:
+        repairs = await asyncio.to_thread(evidence.repaired_since_boot, self.flow.means.files)
         return tuple(
-            Repair(
-                path=one.note.path,
-                fault=one.note.fault,
-                at=at,
-                kept=str(one.place),
-                profiles=self._users(one.note.path),
-            )
-            for one, at in repairs
+            [
+                Repair(
+                    path=one.note.path,
+                    fault=one.note.fault,
+                    at=at,
+                    kept=str(one.place),
+                    profiles=self._users(one.note.path),
+                    restart=tuple(await self.collecting.bound_before(at)),
+                )
+                for one, at in repairs
+            ]
         )
 
     def _users(self, path: str) -> tuple[str, ...]:
