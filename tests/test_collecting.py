@@ -302,3 +302,16 @@ async def test_who_is_bound_is_known_from_the_last_look_while_nobody_answers() -
     now[0] += HOUR
     assert [one.name for one in await pods.containers()] == ["team/a/c"]
     assert (await pods.ask([OLD])).silent
+
+
+async def test_a_release_that_went_is_not_missed_where_that_could_not_be_noted(node: Node) -> None:
+    ledger = node.flow.ledger
+    before = ledger.state.history
+    collection = collecting(node.flow)
+    await node.cycles(collection)
+    ledger.remember(before)
+    collection.keep = 2
+    await node.cycles(collection)
+    assert node.problems == []
+    assert [one.digest for one in await collection.judge()] == ledger.kept
+    assert [*ledger.state.history.generations] == ledger.kept

@@ -112,14 +112,18 @@ class Collecting:
         return disk.percent_left(self.flow.means.files.store_dir) < self.ensure_free
 
     def _generations(self) -> list[Generation]:
-        history = self.flow.ledger.state.history.generations
-        digests = sorted({*self.flow.ledger.kept, *history})
+        history, kept = self.flow.ledger.state.history.generations, self.flow.ledger.kept
+        # The manifest goes last, and the disk may have been too full to note that it did.
+        rooted = [one for one in history if (self.flow.means.files.roots / digest12(one)).exists()]
+        digests = sorted({*kept, *rooted})
         remembered = {digest: history.get(digest, Remembered()) for digest in digests}
         return [Generation(key, one.spans, one.withdrawn) for key, one in remembered.items()]
 
     async def _carry_out(self, verdicts: Sequence[Verdict], swept: Swept) -> None:
         ledger, gates, now = self.flow.ledger, self.flow.gates, self.flow.report.clock()
         history = ledger.state.history
+        for digest in history.generations.keys() - {one.digest for one in verdicts}:
+            history = history.forget(digest)
         for verdict in verdicts:
             known = history.generations.get(verdict.digest, Remembered())
             if verdict.step is Step.WITHDRAW:
