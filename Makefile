@@ -1,7 +1,8 @@
 # What a visitor, a contributor and CI run; `make help` lists it.
 
 # The pure row: decisions without effects, of which no branch may go untested.
-PURE := nodeagent/select.py nodeagent/plan.py nodeagent/readiness.py nodeagent/retention.py
+PURE := nodeagent/select.py nodeagent/plan.py nodeagent/readiness.py nodeagent/retention.py \
+	nodeagent/policy.py $(wildcard nodeagent/admission/*.py)
 
 BIN := .venv/bin
 TWO := --numprocesses 2 --dist loadgroup

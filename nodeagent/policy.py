@@ -3,10 +3,12 @@
 A ConfigMap's `policy.json`; `daemonset/controller/policy.schema.json` is its JSON Schema.
 """
 
+import posixpath
+import re
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from nodeagent import model
 from nodeagent.errors import NodeAgentError
@@ -14,13 +16,19 @@ from nodeagent.model import Document, ProfileName
 from nodeagent.names import API_VERSION, POD_PROFILES_DIR, RESERVED_PROFILES, Kind, Reason
 
 MAX_POLICY_BYTES: Final = 1 << 20  # what a ConfigMap can hold
+MAX_PROFILES: Final = 8  # of a pod
 EVERY_NAMESPACE: Final = "*"
+_WEB: Final = re.compile(r"\bhttps?://[^\s\"']*")
+_PATH: Final = re.compile(r"(?:^|(?<=[:;,=\s\"']))/[^:;,=\s\"']*")
 
 
 def _environment_value(value: str) -> str:
-    for part in value.split(":"):
-        if part.startswith("/") and not part.startswith(f"{POD_PROFILES_DIR}/"):
-            raise ValueError(f"the path {part} does not lie under {POD_PROFILES_DIR}/")
+    """Refuse paths that are not the same on every architecture and release."""
+    if "\0" in value:
+        raise ValueError("an environment holds no NUL")
+    for path in _PATH.findall(_WEB.sub("", value)):
+        if not posixpath.normpath(path).startswith(f"{POD_PROFILES_DIR}/"):
+            raise ValueError(f"the path {path} does not lie under {POD_PROFILES_DIR}/")
     return value
 
 
@@ -45,7 +53,10 @@ Profile = Annotated[ProfileName, AfterValidator(_not_reserved)]
 
 
 class ProfilePolicy(Document):
-    """A profile that may be injected: into pods of which namespaces, and with what environment."""
+    """A profile that may be injected: into pods of which namespaces, and with what environment.
+
+    Its environment is set where a container does not; it may override what the kind sets.
+    """
 
     kind: Literal[Kind.ENV, Kind.MODELS] = Kind.ENV
     namespaces: tuple[Namespace, ...] = ()
@@ -57,12 +68,19 @@ class ProfilePolicy(Document):
 
 
 class Policy(Document):
-    """What the fleet decides; without one, nothing is injected."""
+    """What the fleet decides; without one, nothing is injected.
+
+    `min_eligible` and `min_fraction` say how many of the nodes that a pod can use must be ready.
+    `assume_privileged` takes hostPath as admitted in namespaces without a PodSecurity label.
+    `store_images` are patterns (`*`, `?`, `[…]`) of images that bring a Nix store of their own.
+    """
 
     api_version: Literal["nodeagent.dev/v1"] = API_VERSION
     kind: Literal["Policy"] = "Policy"
     profiles: Mapping[Profile, ProfilePolicy] = {}
-    defaults: Mapping[Namespace, Annotated[tuple[Profile, ...], Field(max_length=8)]] = {}
+    defaults: Mapping[
+        Namespace, Annotated[tuple[Profile, ...], Field(max_length=MAX_PROFILES)]
+    ] = {}
     min_eligible: Annotated[int, Field(ge=1)] = 1
     min_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     assume_privileged: bool = False
@@ -70,25 +88,68 @@ class Policy(Document):
     store_images: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _defaults_are_known(self) -> Self:
+    def _defaults_can_be_had(self) -> Self:
         for namespace, profiles in self.defaults.items():
             for name in profiles:
                 if name not in self.profiles:
                     raise ValueError(f"defaults.{namespace} names {name}, which is no profile here")
+                admitted = namespace == EVERY_NAMESPACE or self.profiles[name].admits(namespace)
+                if not admitted:
+                    raise ValueError(
+                        f"defaults.{namespace} names {name}, which that namespace may not have"
+                    )
         return self
 
     def admits(self, namespace: str) -> bool:
         """Tell whether pods of a namespace may have any profile."""
         return any(profile.admits(namespace) for profile in self.profiles.values())
 
+    def default(self, namespace: str) -> tuple[str, ...]:
+        """Give the profiles of pods that name none, each once."""
+        default = self.defaults.get(EVERY_NAMESPACE, ())
+        return tuple(dict.fromkeys(self.defaults.get(namespace, default)))
+
+
+_PROFILE: Final = TypeAdapter(Profile)
+
+
+def can_be_profile(name: str) -> bool:
+    """Tell whether a profile can be called so."""
+    try:
+        _PROFILE.validate_python(name)
+    except ValidationError:
+        return False
+    return True
+
 
 def parse(data: bytes) -> Policy:
     """Read a policy document; raises PolicyInvalid."""
     if len(data) > MAX_POLICY_BYTES:
-        raise NodeAgentError(
-            Reason.POLICY_INVALID, f"the policy is larger than {MAX_POLICY_BYTES} bytes"
-        )
+        raise _invalid(f"it has {len(data):,} bytes, more than {MAX_POLICY_BYTES:,}")
     try:
-        return Policy.model_validate_json(data)
+        return Policy.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise NodeAgentError(Reason.POLICY_INVALID, model.explain(error)) from None
+        raise _invalid(model.explain(error)) from None
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of the document; what relates two fields is checked by `parse` alone."""
+    described = _closed(Policy.model_json_schema(by_alias=True))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
+
+
+def _closed(part: dict[str, Any]) -> dict[str, Any]:
+    """Refuse keys that no pattern admits, as `parse` does, and drop titles that repeat names."""
+    kept: dict[str, Any] = {
+        key: _closed(value) if isinstance(value, dict) else value
+        for key, value in part.items()
+        if not (key == "title" and isinstance(value, str))
+    }
+    return {**kept, "additionalProperties": False} if "patternProperties" in kept else kept
+
+
+def _invalid(cause: str) -> NodeAgentError:
+    return NodeAgentError(
+        Reason.POLICY_INVALID,
+        f"the policy cannot be read: {cause}; see daemonset/controller/policy.schema.json",
+    )
