@@ -1,11 +1,19 @@
-"""Prometheus metrics, in a registry of their own: one object per agent, nothing global."""
+"""Prometheus metrics, in a registry of their own: one object per process, nothing global."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Summary, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    generate_latest,
+)
 
 from nodeagent import __version__
-from nodeagent.names import Metric, Phase, Reason
+from nodeagent.names import ControllerMetric, Metric, Outcome, Phase, Reason
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -38,6 +46,18 @@ HELP: Final[dict[Metric, str]] = {
     Metric.LAST_COLLECTION: "Unix time of the last collection that did",
     Metric.BUILD_INFO: "The running nodeagent",
 }
+
+CONTROLLER_HELP: Final[dict[ControllerMetric, str]] = {
+    ControllerMetric.ADMISSIONS: "Pods reviewed, by what became of them",
+    ControllerMetric.ADMISSION_SECONDS: "From a review that is read to its answer",
+    ControllerMetric.WEBHOOK_REQUESTS: "HTTP requests to the webhook, by status",
+    ControllerMetric.SNAPSHOT_AGE: "Since a watched resource last gave a sign of life",
+    ControllerMetric.SNAPSHOT_OBJECTS: "Objects in the snapshot",
+    ControllerMetric.CERTIFICATE_EXPIRY: "Unix time at which a certificate expires",
+    ControllerMetric.POLICY_VALID: "1 if there is a policy and it could be read",
+    ControllerMetric.BUILD_INFO: HELP[Metric.BUILD_INFO],
+}
+ADMISSION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 
 class Metrics:
@@ -110,3 +130,57 @@ class Metrics:
 
     def _counter(self, name: Metric, *labels: str) -> Counter:
         return Counter(name.removesuffix("_total"), HELP[name], labels, registry=self.registry)
+
+
+class ControllerMetrics:
+    """Every metric of one controller."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._admissions = self._counter(ControllerMetric.ADMISSIONS, "outcome")
+        self._requests = self._counter(ControllerMetric.WEBHOOK_REQUESTS, "code")
+        self.admission_seconds = Histogram(
+            ControllerMetric.ADMISSION_SECONDS,
+            CONTROLLER_HELP[ControllerMetric.ADMISSION_SECONDS],
+            buckets=ADMISSION_BUCKETS,
+            registry=self.registry,
+        )
+        self._age = self._gauge(ControllerMetric.SNAPSHOT_AGE, "resource")
+        self._objects = self._gauge(ControllerMetric.SNAPSHOT_OBJECTS, "resource")
+        self._expiry = self._gauge(ControllerMetric.CERTIFICATE_EXPIRY, "certificate")
+        self.policy_valid = self._gauge(ControllerMetric.POLICY_VALID)
+        self._gauge(ControllerMetric.BUILD_INFO, "version").labels(__version__).set(1)
+        for outcome in Outcome:
+            self._admissions.labels(outcome)  # so that a first one is a rise, too
+
+    def admitted(self, outcome: Outcome) -> None:
+        """Count a review."""
+        self._admissions.labels(outcome).inc()
+
+    def answered(self, status: int) -> None:
+        """Count an HTTP request."""
+        self._requests.labels(status).inc()
+
+    def snapshot(self, ages: Mapping[str, float], objects: Mapping[str, int]) -> None:
+        """Tell how old the snapshot is, in seconds, and how large, by resource."""
+        for resource, age in ages.items():
+            self._age.labels(resource).set(age)
+        for resource, count in objects.items():
+            self._objects.labels(resource).set(count)
+
+    def certificates(self, expiries: Mapping[str, float]) -> None:
+        """Tell when certificates expire, in unix seconds."""
+        for certificate, expiry in expiries.items():
+            self._expiry.labels(certificate).set(expiry)
+
+    def render(self) -> bytes:
+        """Write the text exposition format."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: ControllerMetric, *labels: str) -> Gauge:
+        return Gauge(name, CONTROLLER_HELP[name], labels, registry=self.registry)
+
+    def _counter(self, name: ControllerMetric, *labels: str) -> Counter:
+        return Counter(
+            name.removesuffix("_total"), CONTROLLER_HELP[name], labels, registry=self.registry
+        )

@@ -32,6 +32,8 @@ VOLUME_STORE = "nodeagent-store"
 FIELD_MANAGER = "nodeagent"
 GROUP = "nodeagent.dev"
 NODE_STORE_VERSION = "nodeagent.dev/v1alpha1"
+AUTHORITIES = "nodeagent-webhook-ca"  # the Secret with the CAs of the webhook
+LEASE = "nodeagent-controller"  # who of the controller's replicas writes
 
 DEFAULT_CHANNEL = "stable"
 DEFAULT_PORT = 9741

@@ -15,7 +15,7 @@ import yaml
 
 import nodeagent
 from nodeagent import keys, names
-from nodeagent.config import AgentSettings
+from nodeagent.config import AgentSettings, ControllerSettings
 from nodeagent.names import Kind, Phase, Reason
 from nodeagent.release import digest12
 from nodeagent.report import Problem, Target
@@ -106,8 +106,9 @@ def variables() -> set[str]:
     return {name for file in files for name in VARIABLE.findall(file.read_text())}
 
 
-def test_every_variable_is_a_setting_of_the_agent() -> None:
-    known = {f"NODEAGENT_{name.upper()}" for name in AgentSettings.model_fields}
+def test_every_variable_is_a_setting() -> None:
+    settings = {*AgentSettings.model_fields, *ControllerSettings.model_fields}
+    known = {f"NODEAGENT_{name.upper()}" for name in settings}
     assert variables() - known == set()
     assert "NODEAGENT_STORE_ROOT" in variables()
 

@@ -5,6 +5,7 @@ Meanings are for people; names, defaults, types and labels are compared.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, get_args
 
@@ -16,11 +17,13 @@ from pydantic.fields import FieldInfo
 from nodeagent import cli, names
 from nodeagent.cli import NodeAgent, signals
 from nodeagent.cli.serve import Serve
-from nodeagent.metrics import Metrics
-from nodeagent.names import Metric, Phase, Reason
+from nodeagent.metrics import ControllerMetrics, Metrics
+from nodeagent.names import ControllerMetric, Metric, Outcome, Phase, Reason
 from nodeagent.readiness import Check
 from nodeagent.report import Collection, Status
 from nodeagent.serve import binarycache, health
+from nodeagent.webhook import health as controller_health
+from tests.webhooking import unused
 
 FILE: Final = Path(__file__).parents[1] / "docs/reference.md"
 # What marks such a field is private to pydantic-settings: read it off one that is known.
@@ -146,6 +149,13 @@ def test_every_reason_stands_with_what_to_do() -> None:
     assert not short, f"docs/reference.md, 'Reasons': {short} do not have four cells"
 
 
+def test_every_outcome_of_admission_stands_in_the_order_of_decision() -> None:
+    documented = table("Outcomes of admission")
+    compare("Outcomes of admission", documented, {outcome: [] for outcome in Outcome})
+    order = [outcome for outcome in Outcome if outcome is not Outcome.NOT_OPTED_IN]
+    assert [*documented][1:] == order
+
+
 def test_every_phase_stands() -> None:
     compare("Phases", table("Phases"), {phase: [] for phase in Phase})
 
@@ -163,18 +173,33 @@ def used() -> Metrics:
     return metrics
 
 
-def test_every_metric_stands_with_its_type_and_labels() -> None:
+def told() -> ControllerMetrics:
+    """Do the same for a controller's."""
+    metrics = ControllerMetrics()
+    metrics.answered(200)
+    metrics.snapshot({"nodes": 1.0}, {"nodes": 1})
+    metrics.certificates({"leaf": 1.0})
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("heading", "metrics", "names"),
+    [("Metrics", used, Metric), ("Metrics of a controller", told, ControllerMetric)],
+)
+def test_every_metric_stands_with_its_type_and_labels(
+    heading: str, metrics: Callable[[], Metrics | ControllerMetrics], names: type[StrEnum]
+) -> None:
     real: dict[str, Row] = {}
-    for family in used().registry.collect():
+    for family in metrics().registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels}
         real[name] = [family.type, ", ".join(f"`{label}`" for label in sorted(labels)) or NONE]
-    assert real.keys() == set(Metric)
+    assert real.keys() == set(names)
     documented = {
         name: [kind, ", ".join(sorted(labels.split(", ")))]
-        for name, (kind, labels) in table("Metrics", 1, 2).items()
+        for name, (kind, labels) in table(heading, 1, 2).items()
     }
-    compare("Metrics", documented, real)
+    compare(heading, documented, real)
 
 
 class Nothing:
@@ -193,6 +218,16 @@ class Nothing:
         raise NotImplementedError
 
 
+class Quiet:
+    """A view of a controller that nobody asks."""
+
+    def missing(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    def metrics(self) -> bytes:
+        raise NotImplementedError
+
+
 def routes(application: web.Application) -> dict[str, Row]:
     return {resource.canonical: [] for resource in application.router.resources()}
 
@@ -201,6 +236,8 @@ def routes(application: web.Application) -> dict[str, Row]:
     ("heading", "application"),
     [
         ("Endpoints of an agent", lambda: health.app(Nothing())),
+        ("Endpoints of a controller", lambda: controller_health.app(Quiet())),
+        ("Endpoints of the webhook", lambda: unused().app()),
         ("Endpoints of a served cache", lambda: binarycache.app(FILE.parent)),
     ],
 )

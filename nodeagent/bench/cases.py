@@ -9,13 +9,16 @@ from typing import Final
 import psutil
 
 from nodeagent import process
+from nodeagent.bench.admission import admit
 from nodeagent.bench.closures import BIG, PACKAGES, SMALL
 from nodeagent.bench.collect import collect
 from nodeagent.bench.figures import Figure, figure, ratio
 from nodeagent.bench.lab import NODEAGENT, Lab, brought, clear, lab, peak_rss, seconds
 from nodeagent.bench.room import Room
 from nodeagent.bench.scrub import scrub
+from nodeagent.bench.snapshot import snapshot
 from nodeagent.bench.verify import verify
+from nodeagent.bench.webhook import webhook
 
 SETTLE_SECONDS: Final = 10.0
 
@@ -109,8 +112,11 @@ BENCHES: Final[dict[str, Bench]] = {
     "verify": verify,
     "scrub": scrub,
     "collect": collect,
+    "admission": admit,
+    "webhook": webhook,
     "start": start,
 }
+ASKED_FOR: Final[dict[str, Bench]] = {"snapshot": snapshot}  # what needs more than a machine
 
 
 async def _in_turn(directory: Path, runs: int, *commands: Command) -> list[list[float]]:

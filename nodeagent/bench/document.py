@@ -16,7 +16,10 @@ _HOW: Final = (
     "Made by `make bench`; do not edit. Each ratio compares pairs of runs, one after the other in "
     "one run of the bench, and is their median; lower is better.\n"
 )
-_COMMANDS: Final = {"cluster": "make bench-cluster"}  # where it is not `nodeagent bench`
+_COMMANDS: Final = {  # where it is not `nodeagent bench`
+    "cluster": "make bench-cluster",
+    "snapshot": "python -m integration.measure_snapshot",
+}
 _GIB: Final = 1 << 30
 
 

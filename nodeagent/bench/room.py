@@ -8,7 +8,8 @@ from pathlib import Path
 class Room:
     """Where to measure, how often and how long; `memory` is a tmpfs, `disk` is none.
 
-    At another `scale` than 1 the figures mean nothing: that is for trying the benches.
+    `kubeconfig` leads to an API server that a bench may fill. At another `scale` than 1 the figures
+    mean nothing: that is for trying the benches.
     """
 
     memory: Path
@@ -16,3 +17,4 @@ class Room:
     runs: int
     idle_seconds: float
     scale: float = 1.0
+    kubeconfig: Path | None = None

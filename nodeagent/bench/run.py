@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from nodeagent.bench import document, figures
-from nodeagent.bench.cases import BENCHES
+from nodeagent.bench.cases import ASKED_FOR, BENCHES
 from nodeagent.bench.room import Room
 from nodeagent.store import remove
 
 
 async def run(names: Sequence[str], room: Room) -> bool:
-    """Run the named benches (all of them if none is named); tell if every target was met."""
-    met = True
+    """Run the named benches (BENCHES if none is named); tell if every target was met."""
+    met, known = True, BENCHES | ASKED_FOR
     for name in names or BENCHES:
         with _inside(room) as inside:
-            print(f"{name}: {(BENCHES[name].__doc__ or '').strip()}", flush=True)
-            found = await BENCHES[name](inside)
+            print(f"{name}: {(known[name].__doc__ or '').strip()}", flush=True)
+            found = await known[name](inside)
         figures.write(name, found)
         for one in found:
             target = "" if one.target is None else f"  (target ≤ {one.target:g}: {_met(one.ok)})"

@@ -24,6 +24,7 @@ from nodeagent.cli import signals
 from nodeagent.cli.agent import Agent, Gc, Status
 from nodeagent.cli.bench import Bench
 from nodeagent.cli.cleanup import Cleanup
+from nodeagent.cli.controller import Controller
 from nodeagent.cli.demo import Demo
 from nodeagent.cli.promote import Promote, Rollback
 from nodeagent.cli.release import Release
@@ -47,6 +48,7 @@ class NodeAgent(BaseSettings):
 
     version: CliToggleFlag[bool] = Field(default=False, description="print the version")
     agent: CliSubCommand[Agent] = Field(description="keep a node's pins realised and published")
+    controller: CliSubCommand[Controller] = Field(description="admit pods to ready nodes")
     release: CliSubCommand[Release] = Field(description="build, show, verify, compare, publish")
     promote: CliSubCommand[Promote] = Field(description="sign a release into the pins")
     rollback: CliSubCommand[Rollback] = Field(description="back to the previous release")

@@ -4,8 +4,9 @@ Requests go to known paths, so that nothing has to be discovered first and an ag
 without an API server. Every request has a time-out, and every failure is a NodeAgentError.
 """
 
-from nodeagent.kube.api import Api, BusyError, RefusedError, connected
+from nodeagent.kube.api import Api, connected
 from nodeagent.kube.events import Event, Events
+from nodeagent.kube.faults import BusyError, LostError, RefusedError
 from nodeagent.kube.node import Node, Seen
 from nodeagent.kube.nodestore import NodeStore, describe
 
@@ -14,6 +15,7 @@ __all__ = [
     "BusyError",
     "Event",
     "Events",
+    "LostError",
     "Node",
     "NodeStore",
     "RefusedError",

@@ -2,45 +2,30 @@
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
 from kubernetes.aio.dynamic import DynamicClient
 
 from nodeagent.errors import NodeAgentError
-from nodeagent.names import FIELD_MANAGER, NODE_STORE_VERSION, Reason
+from nodeagent.kube import faults
+from nodeagent.kube.faults import BusyError, LostError, RefusedError, SilentError
+from nodeagent.names import FIELD_MANAGER, Reason
 
 REQUEST_SECONDS: Final = 10.0
-WAIT_SECONDS: Final = 120.0  # the longest that a server may ask for by Retry-After
-_UNKNOWN: Final = "field not declared in schema"  # an older CRD's: a refusal, though it says 500
-_AGAIN: Final = frozenset({408, 409, 410, 429})  # it may be otherwise the next time
+_STREAM: Final = aiohttp.ClientTimeout(total=None)  # its lines have their own
 _APPLY: Final = "application/apply-patch+yaml"
 _JSON_PATCH: Final = "application/json-patch+json"
 
 Body = Mapping[str, Any]
-
-
-class RefusedError(NodeAgentError):
-    """The API server says no; `status` is its own, 401 where it does not know who asks."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(Reason.API_REFUSED, message)
-        self.status = status
-
-
-class BusyError(NodeAgentError):
-    """The API server asks to be left alone for `wait` seconds."""
-
-    def __init__(self, message: str, wait: float) -> None:
-        super().__init__(Reason.API_UNREACHABLE, message)
-        self.wait = wait
+T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
@@ -86,8 +71,7 @@ def _named(kubeconfig: Path | None) -> Iterator[None]:
 class Api:
     """The verbs that nodeagent uses; paths begin with /api or /apis.
 
-    `renew` reads the credentials anew, `answers` counts requests that succeeded. Nothing is watched
-    and no list goes on from an earlier one, so no version can be too old.
+    `renew` reads the credentials anew, `answers` counts requests that succeeded.
     """
 
     client: ApiClient
@@ -95,14 +79,14 @@ class Api:
     answers: int = 0
     _closed_until: float = 0.0
 
-    async def get(self, path: str, **query: str) -> Any:  # noqa: ANN401 any JSON
+    async def get(self, path: str, **query: Any) -> Any:  # noqa: ANN401 any JSON
         """Read; raises ApiUnreachable or ApiRefused."""
         return await self._request("get", path, **query)
 
-    async def find(self, path: str) -> Any | None:  # noqa: ANN401 any JSON
+    async def find(self, path: str, **query: Any) -> Any | None:  # noqa: ANN401 any JSON
         """Read what may not be there: None, then."""
         try:
-            return await self.get(path)
+            return await self.get(path, **query)
         except RefusedError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -141,17 +125,42 @@ class Api:
         """Delete an object."""
         await self._request("delete", path)
 
+    async def lines(self, path: str, silence: float, **query: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 any query
+        """Read an answer line by line while it comes: a watch. Close it: it is a connection.
+
+        What is cut off in the middle of a line is left out. Raises what `get` does, SilentError
+        after that many seconds without a line, and LostError at one that is too long to be held.
+        """
+        self._respect_wait("get", path)
+        with self._explained("get", path):
+            answer = await self._renewing(lambda: self._open("get", path, _STREAM, **query))
+        self.answers += 1
+        try:
+            while True:
+                with self._explained("get", path):
+                    line = await _line(path, answer, silence)
+                if not line.endswith(b"\n"):
+                    return
+                yield line
+        finally:
+            answer.close()
+
     async def _request(self, method: str, path: str, **parameters: Any) -> Any:  # noqa: ANN401 the library's
         self._respect_wait(method, path)
+        with self._explained(method, path):
+            return await self._renewing(lambda: self._once(method, path, **parameters))
+
+    @contextlib.contextmanager
+    def _explained(self, method: str, path: str) -> Iterator[None]:
+        """Tell what goes wrong inside as a failure of ours."""
         try:
-            try:
-                return await self._once(method, path, **parameters)
-            except ApiException as error:
-                if error.status != 401 or not await self._renewed():
-                    raise
-                return await self._once(method, path, **parameters)
+            yield
+        except LineTooLong:
+            raise LostError(
+                f"GET {path}: a line is too long to be held; this is read anew"
+            ) from None
         except ApiException as error:
-            failure = _refused(method, path, error)
+            failure = faults.explain(method, path, error)
             if isinstance(failure, BusyError):
                 self._closed_until = asyncio.get_running_loop().time() + failure.wait
             raise failure from None
@@ -165,18 +174,40 @@ class Api:
                 f"{str(error) or type(error).__name__}; this is tried again",
             ) from None
 
+    async def _renewing(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and once more if the credentials were refused and there are new ones."""
+        try:
+            return await ask()
+        except ApiException as error:
+            if error.status != 401 or not await self._renewed():
+                raise
+            return await ask()
+
     async def _once(self, method: str, path: str, **parameters: Any) -> Any:  # noqa: ANN401 the library's
         async with asyncio.timeout(REQUEST_SECONDS):
-            answer = await DynamicClient(self.client).request(
-                method,
-                path,
-                serialize=False,
-                _request_timeout=REQUEST_SECONDS,
-                **parameters,
-            )
+            answer = await self._open(method, path, REQUEST_SECONDS, **parameters)
             parsed = await answer.json()
         self.answers += 1
         return parsed
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        timeout: float | aiohttp.ClientTimeout,  # noqa: ASYNC109 the client's, for all of the answer
+        **parameters: Any,  # noqa: ANN401 the library's
+    ) -> aiohttp.ClientResponse:
+        """Send a request and await the head of its answer."""
+        asked = [*parameters.pop("query_params", ())]  # the library adds to it, at each try
+        async with asyncio.timeout(REQUEST_SECONDS):
+            answer: aiohttp.ClientResponse = await DynamicClient(self.client).request(
+                *(method, path),
+                serialize=False,
+                query_params=asked,
+                _request_timeout=timeout,
+                **parameters,
+            )
+        return answer
 
     async def _renewed(self) -> bool:
         """Read the credentials anew; tell whether there are others than those just refused.
@@ -199,36 +230,9 @@ class Api:
             )
 
 
-def _refused(method: str, path: str, error: ApiException) -> NodeAgentError:
-    message = _message(error)
-    text = f"{method.upper()} {path}: {error.status} {error.reason}: {message}"
-    if (error.status >= 500 and _UNKNOWN not in message) or error.status in _AGAIN:
-        again = f"{text}; this is tried again"
-        if (wait := _wait(error)) > 0:
-            return BusyError(again, wait)
-        return NodeAgentError(Reason.API_UNREACHABLE, again)
-    advice = _advice(path, error.status)
-    return RefusedError(f"the API server refused {text}; {advice}", error.status)
-
-
-def _advice(path: str, status: int) -> str:
-    if status == 401:
-        return "the token is read anew at each try; while it stays refused, delete the agent's pod"
-    if status in {400, 404, 422, 500} and NODE_STORE_VERSION in path:
-        return "if it lasts, compare the CRD with the one in daemonset/base"
-    return "compare the rights in daemonset/base"
-
-
-def _wait(error: ApiException) -> float:
-    """Give the seconds of Retry-After, 0 without."""
-    with contextlib.suppress(ValueError):  # a date
-        return min(max(int((error.headers or {}).get("Retry-After", 0)), 0), WAIT_SECONDS)
-    return 0.0
-
-
-def _message(error: ApiException) -> str:
-    """Give the message of a Status object, or the first of what else was said."""
-    body = error.body if isinstance(error.body, str) else ""
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(body)["message"])
-    return body[:200]
+async def _line(path: str, answer: aiohttp.ClientResponse, silence: float) -> bytes:
+    try:
+        async with asyncio.timeout(silence):
+            return await answer.content.readline()
+    except TimeoutError:
+        raise SilentError(f"GET {path} has said nothing for {silence:g} s") from None
