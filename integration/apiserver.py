@@ -19,16 +19,19 @@ FILES: Final = ("ca.crt", "server.crt", "server.key", "admin.crt", "admin.key")
 
 
 @contextlib.contextmanager
-def api_server(directory: Path, *declared: str) -> Iterator[tuple[Server, Kubernetes]]:
+def api_server(
+    directory: Path, *declared: str, flags: Sequence[str] = ()
+) -> Iterator[tuple[Server, Kubernetes]]:
     """Run one that knows these files of the base; give what tests and its admin use.
 
     Certificates name the agent's account, so its rights are those that the base gives it.
+    `flags` are the API server's, beside those that it always has.
     """
     etcd, peers, port = _free_ports(3)
     made = _credentials(directory, f"https://127.0.0.1:{port}")
     with (
         _running(directory, _etcd(directory, etcd, peers)),
-        _running(directory, _api_server(directory, etcd, port)),
+        _running(directory, [*_api_server(directory, etcd, port), *flags]),
     ):
         admin = Kubernetes(directory)
         admin.until("answering: the API server", lambda: admin.answers("--raw", "/readyz"))

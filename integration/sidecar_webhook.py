@@ -25,7 +25,7 @@ PORT: Final = 18443
 class _Mesh(BaseHTTPRequestHandler):
     """Adds a container named `mesh` that runs what the pod's own first container runs."""
 
-    def do_POST(self) -> None:  # noqa: N802 the library's name
+    def do_POST(self) -> None:
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         containers = review["request"]["object"]["spec"]["containers"]
         response: dict[str, Any] = {"uid": review["request"]["uid"], "allowed": True}

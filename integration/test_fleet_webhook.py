@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from integration.fleet import Fleet
+from integration.fleet import NAMESPACE, Fleet
 from integration.sidecar_webhook import mesh
 from integration.webhook import (
     HELLO,
@@ -232,3 +232,26 @@ def test_pods_are_made_unchanged_while_no_controller_answers(webhook: Webhook) -
         "scale", "deployment/nodeagent-controller", "-n", "nodeagent-system", "--replicas=2"
     )
     webhook.until_injecting()
+
+
+def test_taking_it_away_leaves_no_trace_and_the_pods_that_run(webhook: Webhook) -> None:
+    fleet = webhook.fleet
+    webhook.create(pod("stays", STAY))
+    fleet.until("running: the pod", lambda: webhook.phase("stays") == "Running")
+    webhook.uninstall()
+    own = (
+        "deployments,services,secrets,configmaps,leases,poddisruptionbudgets,networkpolicies",
+        "serviceaccounts,roles,rolebindings",
+    )
+    everywhere = (
+        "mutatingwebhookconfigurations,validatingadmissionpolicies",
+        "validatingadmissionpolicybindings,clusterroles,clusterrolebindings",
+    )
+    found = fleet.kubectl("get", ",".join(own), "-n", NAMESPACE, "-o", "name")
+    found += fleet.kubectl("get", ",".join(everywhere), "-o", "name")
+    ours = [line for line in found.split() if "nodeagent" in line]
+    words = ("controller", "webhook", "certificates", "policy")
+    assert [line for line in ours if any(word in line.split("/")[1] for word in words)] == []
+    assert "mutatingwebhookconfiguration" not in str(ours)
+    assert "hello 1" in fleet.kubectl("exec", "-n", USERS, "stays", "--", HELLO)
+    assert not is_injected(webhook.dry(pod()))

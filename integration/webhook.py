@@ -68,11 +68,15 @@ class Webhook:
         account = ("serviceaccount", "default", "-n", name)
         self.fleet.until("there: an account", lambda: self.fleet.cluster.answers(*account))
 
+    def uninstall(self) -> None:
+        """Do what docs/operations.md says."""
+        delete = ("delete", "--ignore-not-found", "--wait")
+        self.fleet.kubectl(*delete, "-k", str(REPOSITORY / "daemonset/controller"))
+        self.fleet.kubectl(*delete, "configmap", "nodeagent-policy", "-n", NAMESPACE)
+
     def remove(self) -> None:
-        """Take it away again, if it is there."""
-        delete = ("delete", "--ignore-not-found", "--wait", "-k")
-        for place in ("controller",):
-            self.fleet.cluster.kubectl(*delete, str(REPOSITORY / "daemonset" / place), check=False)
+        """Take it away again, if it is there, and all that was made for it."""
+        self.uninstall()
         self.fleet.kubectl("delete", "namespace", USERS, "--ignore-not-found")
 
     def dry(self, made: Tree, namespace: str = USERS) -> Tree:
@@ -140,9 +144,9 @@ def pod(
 
 def template(name: str, command: Sequence[str], **spec: object) -> Tree:
     """Describe such a pod as a controller's template."""
-    made = pod(name, command, labels={"app": name}, **spec)
+    made = pod(name, command, labels={"app": name})
     del made["metadata"]["name"]
-    return {"metadata": made["metadata"], "spec": made["spec"]}
+    return {"metadata": made["metadata"], "spec": made["spec"] | spec}
 
 
 def is_injected(made: Tree) -> bool:

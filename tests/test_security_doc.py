@@ -16,6 +16,8 @@ ATTACKERS: Final = [
     "A node",
     "A cache, or whoever sits before it",
     "Whoever writes the pins",
+    "The controller",
+    "Whoever makes a pod",
 ]
 
 
