@@ -66,7 +66,7 @@ async def test_a_refusal_names_the_next_step(fake: FakeApi, server: Server) -> N
     fake.faults[NODES] = 403
     error = await fault(server)
     assert error.reason is Reason.API_REFUSED
-    assert "told to answer 403; compare the rights in daemonset/base" in error.message
+    assert "told to answer 403; compare its rights with those in daemonset/" in error.message
 
 
 @pytest.mark.parametrize(("status", "asked", "wait"), [(429, 7, 7), (503, 9000, 120)])

@@ -65,7 +65,7 @@ def _advice(path: str, status: int) -> str:
         return "the token is read anew at each try; while it stays refused, delete the agent's pod"
     if status in {400, 404, 422, 500} and NODE_STORE_VERSION in path:
         return "if it lasts, compare the CRD with the one in daemonset/base"
-    return "compare the rights in daemonset/base"
+    return "compare its rights with those in daemonset/"
 
 
 def _wait(error: ApiException) -> float:
