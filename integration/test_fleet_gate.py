@@ -11,7 +11,7 @@ NODE = "node1"
 def waits(users: Users, name: str) -> bool:
     """Tell whether a pod's only container was refused by its runtime."""
     [container] = users.get(name)["status"]["containerStatuses"]
-    return container["state"].get("waiting", {}).get("reason") == "CreateContainerError"
+    return bool(container["state"].get("waiting", {}).get("reason") == "CreateContainerError")
 
 
 def test_a_container_that_starts_anew_waits_while_the_gate_is_shut(
