@@ -17,6 +17,7 @@ from integration.fleet_counts import Counts
 from integration.fleet_users import Users
 from integration.image import agent_image
 from integration.site import Site
+from integration.webhook import Webhook
 
 NODES = 3
 FRESH = itertools.count()
@@ -110,6 +111,15 @@ def second(fleet: Fleet) -> Iterator[bytes]:
     """Give a release that no node ever had; afterwards all are back at the first."""
     yield fleet.release(fleet.site.closure(f"second-{next(FRESH)}"))
     fleet.bring(fleet.first)
+
+
+@pytest.fixture(scope="module")
+def installed(fleet: Fleet) -> Iterator[Webhook]:
+    """Give the webhook, installed beside the agents: leave its policy and its namespace so."""
+    made = Webhook(fleet)
+    made.install()
+    yield made
+    made.remove()
 
 
 @pytest.fixture(scope="session")

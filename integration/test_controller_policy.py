@@ -218,6 +218,7 @@ def test_the_account_can_do_exactly_this(admin: Kubernetes) -> None:
         ("namespaces", ""): watch,
         ("nodestores.nodeagent.dev", ""): watch,
         ("pods", ""): "list watch",
+        ("events", ""): "list watch",
         ("configmaps", "nodeagent-policy"): watch,
         ("secrets", names.AUTHORITIES): "get patch",
         ("leases.coordination.k8s.io", names.LEASE): "get patch",

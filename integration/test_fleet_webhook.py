@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from integration.fleet import NAMESPACE, Fleet
+from integration.fleet import NAMESPACE
 from integration.sidecar_webhook import mesh
 from integration.webhook import (
     HELLO,
@@ -23,14 +23,6 @@ NODE = "node1"
 STAY = ("sh", "-c", f"{HELLO} && exec sleep infinity")
 BARE = "webhook-strangers"
 Tree = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def installed(fleet: Fleet) -> Iterator[Webhook]:
-    made = Webhook(fleet)
-    made.install()
-    yield made
-    made.remove()
 
 
 @pytest.fixture

@@ -15,16 +15,20 @@ from integration.fleet_proxy import Proxy
 from nodeagent import kube
 from nodeagent.fleet import Snapshot
 from nodeagent.names import NAMESPACE
-from tests.kube_server import Server
+from tests.kube_server import MERGE, Server
 from tests.snapshot_conformance import *  # noqa: F403 the suite is collected here
 from tests.snapshots import (
     NAMESPACES,
     NODES,
+    REFUSAL,
     RESUMING,
+    failed_create,
     fresh,
+    injected,
     node,
     policy,
     running,
+    unschedulable,
     until,
     watched,
 )
@@ -80,7 +84,7 @@ async def test_what_changes_while_the_line_is_broken_is_known_after_it(
         await until(lambda: gone not in snapshot.fleet().nodes and new in snapshot.fleet().nodes)
 
 
-async def test_the_controllers_own_rights_are_enough(server: Server) -> None:
+async def test_the_controllers_own_rights_are_enough(server: Server, ours: str) -> None:
     async with kube.connected(server.kubeconfig) as api:
         account = f"system:serviceaccount:{NAMESPACE}:nodeagent-controller"
         api.client.set_default_header("Impersonate-User", account)
@@ -90,7 +94,14 @@ async def test_the_controllers_own_rights_are_enough(server: Server) -> None:
             await server.ask("POST", path, policy("{}"))
             await until(lambda: snapshot.policy)
             assert await snapshot.find_namespace(NAMESPACE)
+            event = failed_create("refused", ours, REFUSAL)
+            await server.ask("POST", f"{NAMESPACES}/{ours}/events", event)
+            pod, pods = "waits", f"{NAMESPACES}/{NAMESPACE}/pods"
+            await server.ask("POST", pods, injected(pod))
+            await server.ask("PATCH", f"{pods}/{pod}/status", unschedulable(3600), MERGE)
+            await until(lambda: snapshot.fleet().broken >= {NAMESPACE, ours})
             assert not snapshot.problems
+            await server.ask("DELETE", f"{pods}/{pod}")
         await server.ask("DELETE", f"{path}/nodeagent-policy")
 
 

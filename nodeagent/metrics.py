@@ -55,6 +55,7 @@ CONTROLLER_HELP: Final[dict[ControllerMetric, str]] = {
     ControllerMetric.SNAPSHOT_OBJECTS: "Objects in the snapshot",
     ControllerMetric.CERTIFICATE_EXPIRY: "Unix time at which a certificate expires",
     ControllerMetric.POLICY_VALID: "1 if there is a policy and it could be read",
+    ControllerMetric.BREAKER_OPEN: "Namespaces into which the breaker lets nothing be injected",
     ControllerMetric.BUILD_INFO: HELP[Metric.BUILD_INFO],
 }
 ADMISSION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
@@ -149,6 +150,7 @@ class ControllerMetrics:
         self._objects = self._gauge(ControllerMetric.SNAPSHOT_OBJECTS, "resource")
         self._expiry = self._gauge(ControllerMetric.CERTIFICATE_EXPIRY, "certificate")
         self.policy_valid = self._gauge(ControllerMetric.POLICY_VALID)
+        self.breaker_open = self._gauge(ControllerMetric.BREAKER_OPEN)
         self._gauge(ControllerMetric.BUILD_INFO, "version").labels(__version__).set(1)
         for outcome in Outcome:
             self._admissions.labels(outcome)  # so that a first one is a rise, too

@@ -199,4 +199,5 @@ class ControllerMetric(StrEnum):
     SNAPSHOT_OBJECTS = "nodeagent_snapshot_objects"
     CERTIFICATE_EXPIRY = "nodeagent_certificate_expiry_timestamp_seconds"
     POLICY_VALID = "nodeagent_policy_valid"
+    BREAKER_OPEN = "nodeagent_breaker_open"
     BUILD_INFO = "nodeagent_build_info"

@@ -45,7 +45,7 @@ class FakeWatch:
         """Have an object there, as it is given; it gets a version, and a uid if it has none."""
         before = self.objects.get(path)
         self.version += 1
-        metadata = {"uid": str(uuid.uuid4()), **body["metadata"]}
+        metadata = {"uid": str(uuid.uuid4()), **_placed(path), **body["metadata"]}
         made = {**body, "metadata": {**metadata, "resourceVersion": str(self.version)}}
         self.objects[path] = made
         self._tell(path, before, made)
@@ -166,11 +166,12 @@ class Selector:
 
     def __call__(self, path: str, one: Tree | None) -> bool:
         """Tell whether an object is one of them."""
-        if one is None or path.rpartition("/")[0] != self.place:
+        if one is None or self.place not in {path.rpartition("/")[0], _everywhere(path)}:
             return False
-        metadata = one["metadata"]
-        named = {("metadata.name", metadata["name"])}
-        return set((metadata.get("labels") or {}).items()) >= self.labels and named >= self.fields
+        labels = set((one["metadata"].get("labels") or {}).items())
+        return labels >= self.labels and all(
+            _field(one, name) == value for name, value in self.fields
+        )
 
 
 class Session:
@@ -247,6 +248,26 @@ def _is_collection(path: str) -> bool:
     return len(parts) == (4 if parts[1] == "api" else 5) or (
         len(parts) == 6 and parts[3] == "namespaces"
     )
+
+
+def _placed(path: str) -> Tree:
+    """Give the namespace of what lies in one."""
+    parts = path.split("/")
+    return {"namespace": parts[4]} if parts[3] == "namespaces" and len(parts) > 5 else {}
+
+
+def _everywhere(path: str) -> str:
+    """Give the collection of all namespaces that an object is in; empty if it is in none."""
+    parts = path.split("/")
+    return "/".join([*parts[:3], parts[5]]) if _placed(path) else ""
+
+
+def _field(one: Tree, name: str) -> str:
+    """Give what a field selector compares; a pod without a phase is Pending."""
+    found: Any = one
+    for key in name.split("."):
+        found = (found or {}).get(key)
+    return found or ("Pending" if name == "status.phase" else "")
 
 
 def _shown(request: web.Request, one: Tree) -> Tree:

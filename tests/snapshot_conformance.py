@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from nodeagent import kube
+from nodeagent.admission.breaker import ONE_SECONDS
 from nodeagent.admission.fleet import Taint
 from nodeagent.fleet import Snapshot
 from nodeagent.kube import Api, watch
@@ -19,18 +20,22 @@ from tests.kube_server import MERGE, Server
 from tests.snapshots import (
     NAMESPACES,
     NODES,
+    REFUSAL,
     RESUMING,
     STORES,
     TOLD,
     agent,
+    failed_create,
     fresh,
     healthy,
+    injected,
     make_node,
     node,
     pod_ready,
     policy,
     publishing,
     store,
+    unschedulable,
     until,
     watched,
 )
@@ -173,6 +178,47 @@ async def test_a_policy_is_followed_and_an_invalid_one_changes_nothing(
         assert snapshot.policy_problem is None
         await server.ask("DELETE", path)
         await until(lambda: snapshot.policy is None)
+
+
+async def test_the_breaker_is_open_while_an_injected_pod_waits_for_a_node(
+    server: Server, ours: str
+) -> None:
+    pods = f"{NAMESPACES}/{ours}/pods"
+    for name in ("waits", "other"):
+        await server.ask("POST", pods, injected(name))
+    long = ONE_SECONDS + 60
+    await server.ask("PATCH", f"{pods}/waits/status", unschedulable(long), MERGE)
+    full = "0/3 nodes are available: 3 Insufficient cpu."
+    await server.ask("PATCH", f"{pods}/other/status", unschedulable(long, full), MERGE)
+    async with watched(server, ours) as snapshot:
+        await until(lambda: ours in snapshot.fleet().broken)
+        await server.ask("DELETE", f"{pods}/waits{NOW}")
+        await until(lambda: ours not in snapshot.fleet().broken)
+        await server.ask("PATCH", f"{pods}/other/status", unschedulable(long), MERGE)
+        await until(lambda: ours in snapshot.fleet().broken)
+        await server.ask("PATCH", f"{pods}/other/status", {"status": {"phase": "Running"}}, MERGE)
+        await until(lambda: ours not in snapshot.fleet().broken)
+
+
+async def test_the_breaker_opens_where_others_refuse_what_was_added(
+    server: Server, ours: str
+) -> None:
+    calm = fresh("calm")
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": calm}}
+    await server.ask("POST", NAMESPACES, body)
+    quota = 'Error creating: pods "web-1" is forbidden: exceeded quota: pods'
+    deleting = {**failed_create("a", calm, REFUSAL), "reason": "FailedDelete"}
+    for event in (
+        deleting,
+        failed_create("b", calm, quota),
+        failed_create("c", calm, REFUSAL, 3600),
+    ):
+        await server.ask("POST", f"{NAMESPACES}/{calm}/events", event)
+    async with watched(server, ours) as snapshot:
+        event = failed_create("refused", ours, REFUSAL)
+        await server.ask("POST", f"{NAMESPACES}/{ours}/events", event)
+        await until(lambda: ours in snapshot.fleet().broken)
+        assert calm not in snapshot.fleet().broken
 
 
 async def test_a_list_comes_in_pages(server: Server, ours: str) -> None:

@@ -21,6 +21,14 @@ RESUMING: Final = Times(silence=60, fresh=60, retry=0.02, retry_max=0.1)
 AT: Final = "2026-06-01T12:00:00Z"
 TOLD: Final = 1780315200.0  # the same in unix seconds
 AGENT: Final = {"app.kubernetes.io/name": "nodeagent", "app.kubernetes.io/component": "agent"}
+NO_NODE: Final = (
+    "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. "
+    "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+)
+REFUSAL: Final = (
+    'Error creating: pods "web-7f6c-x2x4q" is forbidden: violates PodSecurity "baseline:latest": '
+    'hostPath volumes (volume "nodeagent-store")'
+)
 WAIT_SECONDS: Final = 60.0
 
 
@@ -77,6 +85,49 @@ def agent(name: str, node_name: str, labels: Mapping[str, str] = AGENT) -> dict[
 
 def pod_ready(status: str = "True") -> dict[str, Any]:
     return {"status": {"conditions": [{"type": "Ready", "status": status}]}}
+
+
+def injected(name: str) -> dict[str, Any]:
+    """Make a pod that admission has changed, as far as the snapshot looks at that."""
+    labels = {"nodeagent.dev/ready": "true"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": {"nodeagent.dev/injected": "ds"}},
+        "spec": {"nodeSelector": labels, "containers": [{"name": "a", "image": "a"}]},
+    }
+
+
+def unschedulable(seconds: float, message: str = NO_NODE) -> dict[str, Any]:
+    """Make what the scheduler tells of a pod, for so many seconds now."""
+    told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    return {
+        "status": {
+            "phase": "Pending",
+            "conditions": [{**told, "lastTransitionTime": ago(seconds), "message": message}],
+        }
+    }
+
+
+def failed_create(name: str, namespace: str, message: str, seconds: float = 0) -> dict[str, Any]:
+    """Make what a controller tells when it could not create a pod."""
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "namespace": namespace}
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name},
+        "involvedObject": owner,
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "message": message,
+        "firstTimestamp": ago(seconds),
+        "lastTimestamp": ago(seconds),
+        "source": {"component": "replicaset-controller"},
+    }
+
+
+def ago(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds))
 
 
 def policy(text: str) -> dict[str, Any]:

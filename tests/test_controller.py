@@ -201,6 +201,19 @@ async def test_metrics_tell_the_snapshot_the_certificate_and_the_policy(world: W
         assert [one for one in it.logs if one.get("resource") == "policy"]
 
 
+async def test_the_breaker_is_seen_in_answers_metrics_and_log(world: World) -> None:
+    async with world.controller() as it:
+        await it.until_ready()
+        assert "nodeagent_breaker_open 0.0" in (await it.get("/metrics"))[1]
+        event = snapshots.failed_create("a", "team", snapshots.REFUSAL)
+        world.server.put("/api/v1/namespaces/team/events/a", event)
+        await it.until("/metrics", "nodeagent_breaker_open 1.0")
+        response = await it.review()
+        assert response["auditAnnotations"]["reason"] == "BreakerOpen"
+        [line] = [one for one in it.logs if one["event"].startswith("breaker open")]
+        assert (line["namespace"], line["why"]) == ("team", "refused creations")
+
+
 def value(text: str, start: str) -> float:
     (line,) = [one for one in text.splitlines() if one.startswith(start)]
     return float(line.rpartition(" ")[2])

@@ -51,7 +51,13 @@ def _compose(settings: ControllerSettings, api: Api) -> ControllerView:
     def tell(resource: str, error: NodeAgentError) -> None:
         logger.warning(error.message, reason=error.reason, resource=resource)
 
-    snapshot = Snapshot(api, settings.namespace, tell)
+    def tell_break(namespace: str, why: str | None) -> None:
+        if why is None:
+            logger.info("breaker closed", namespace=namespace)
+        else:
+            logger.warning("breaker open: nothing is injected", namespace=namespace, why=why)
+
+    snapshot = Snapshot(api, settings.namespace, tell, on_break=tell_break)
     decide = functools.partial(admission.decide, own_namespace=settings.namespace)
     webhook = Webhook(snapshot, decide, ControllerMetrics(), Notices(logger))
     return ControllerView(snapshot, _certificates(settings, api), webhook)

@@ -33,14 +33,15 @@ class ControllerView:
     def metrics(self) -> bytes:
         """Give the text exposition."""
         metrics, now = self.webhook.metrics, self.clock()
-        heard = self.snapshot.fleet().heard
+        fleet = self.snapshot.fleet()
         metrics.snapshot(
-            {resource: max(0.0, now - at) for resource, at in heard.items()},
+            {resource: max(0.0, now - at) for resource, at in fleet.heard.items()},
             self.snapshot.objects,
         )
         metrics.certificates(self.certificates.expires)
         policy = self.snapshot.policy is not None and self.snapshot.policy_problem is None
         metrics.policy_valid.set(policy)
+        metrics.breaker_open.set(len(fleet.broken))
         return metrics.render()
 
     def _unheard(self) -> str:

@@ -1,7 +1,11 @@
-"""The snapshot: five watched collections, joined by node whatever comes first."""
+"""The snapshot: five watched collections, joined by node whatever comes first.
+
+Two more tell the breaker of trouble. Admission does without them where they cannot be watched.
+"""
 
 import asyncio
 import contextlib
+import functools
 import re
 import time
 from collections import defaultdict
@@ -13,10 +17,11 @@ from nodeagent import policy as policies
 from nodeagent.admission.fleet import Fleet, Node
 from nodeagent.errors import NodeAgentError
 from nodeagent.fleet import projection
+from nodeagent.fleet.breaker import Break, Breaker
 from nodeagent.fleet.projection import Agent
 from nodeagent.fleet.table import Table
 from nodeagent.kube import Api, watch
-from nodeagent.kube.watch import METADATA, Collection, Failed, Times
+from nodeagent.kube.watch import METADATA, Change, Collection, Failed, Times
 from nodeagent.names import NODE_STORE_VERSION, Reason
 from nodeagent.policy import Policy
 
@@ -31,14 +36,16 @@ _NAMESPACES: Final = "/api/v1/namespaces"
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 Tell = Callable[[str, NodeAgentError], None]
+Take = Callable[[Change[Any]], None]
 
 
 @dataclass
 class Snapshot:
     """What the API server says of the fleet, kept by `run`; `namespace` is ours.
 
-    `on_problem` hears what goes wrong with which resource, once until that is well again. `clock`
-    gives unix seconds and may be set, `steady` seconds that only grow.
+    `on_problem` hears what goes wrong with which resource, once until that is well again, and
+    `on_break` for which namespace the breaker opens and why, or closes: None. `clock` gives unix
+    seconds and may be set, `steady` seconds that only grow.
     """
 
     api: Api
@@ -48,6 +55,7 @@ class Snapshot:
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     policy: Policy | None = None
+    on_break: Break = lambda _, __: None
 
     def __post_init__(self) -> None:
         """Know nothing yet."""
@@ -61,6 +69,7 @@ class Snapshot:
         self._fleet = Fleet()
         self._ahead = self.clock() - self.steady()
         self._finding = asyncio.Lock()
+        self._breaker = Breaker(self.on_break, self.clock, self.steady)
 
     @property
     def whole(self) -> bool:
@@ -75,8 +84,14 @@ class Snapshot:
     async def run(self) -> None:
         """Follow everything until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for resource in RESOURCES:
-                tasks.create_task(self._follow(resource), name=f"snapshot of {resource}")
+            for resource, table in self._tables.items():
+                take = functools.partial(self._take, resource)
+                work = self._follow(resource, table.collection, take)
+                tasks.create_task(work, name=f"snapshot of {resource}")
+            for resource, sign in self._breaker.signs.items():
+                take = functools.partial(self._breaker.take, resource)
+                work = self._follow(resource, sign.collection, take)
+                tasks.create_task(work, name=f"snapshot of {resource}")
 
     def fleet(self) -> Fleet:
         """Give what is known now, never changed afterwards.
@@ -84,10 +99,14 @@ class Snapshot:
         It is the same object while nothing was heard, and `nodes` is while no node changed.
         """
         self._follow_clock()
-        before = self._fleet
-        if self._stale or any(
-            at - before.heard.get(resource, 0.0) >= GRAIN_SECONDS
-            for resource, at in self._heard.items()
+        before, broken = self._fleet, self._breaker.broken()
+        if (
+            self._stale
+            or broken != before.broken
+            or any(
+                at - before.heard.get(resource, 0.0) >= GRAIN_SECONDS
+                for resource, at in self._heard.items()
+            )
         ):
             self._fleet = replace(
                 before,
@@ -96,6 +115,7 @@ class Snapshot:
                 if "namespaces" in self._stale
                 else before.namespaces,
                 heard=dict(self._heard),
+                broken=broken,
             )
             self._stale.clear()
         return self._fleet
@@ -119,18 +139,20 @@ class Snapshot:
         found = await self.api.find(f"{_NAMESPACES}/{name}", header_params={"Accept": METADATA})
         return None if found is None else projection.labels(found)
 
-    async def _follow(self, resource: str) -> None:
-        table = self._tables[resource]
-        changes = watch.follow(self.api, table.collection, self.times)
+    async def _follow(self, resource: str, collection: Collection[Any], take: Take) -> None:
+        changes = watch.follow(self.api, collection, self.times)
         async with contextlib.aclosing(changes):
             async for change in changes:
                 if isinstance(change, Failed):
                     self._fail(resource, change.error)
                     continue
-                table.take(change)
+                take(change)
                 self.problems.pop(resource, None)
-                self._follow_clock()
-                self._heard[resource] = self.clock()
+
+    def _take(self, resource: str, change: Change[Any]) -> None:
+        self._tables[resource].take(change)
+        self._follow_clock()
+        self._heard[resource] = self.clock()
 
     def _fail(self, resource: str, error: NodeAgentError) -> None:
         """Tell of a problem; out of reach is one, however many words there are for it."""

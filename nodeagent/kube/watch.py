@@ -34,7 +34,8 @@ class Collection(Generic[P]):
     """What to follow: objects of one namespace, or that have none, chosen by fields or labels.
 
     `project` gives what is kept of an object: None for one that does not count. `page` is how many
-    come at once: less of large ones.
+    come at once: less of large ones. Those of all namespaces (`everywhere`) have the names
+    `namespace/name`.
     """
 
     path: str
@@ -43,6 +44,13 @@ class Collection(Generic[P]):
     labels: str | None = None
     metadata_only: bool = False
     page: int = 500
+    everywhere: bool = False
+
+    def name(self, item: Object) -> str:
+        """Give the name by which an object is known."""
+        metadata = item["metadata"]
+        own = str(metadata["name"])
+        return f"{metadata['namespace']}/{own}" if self.everywhere else own
 
     def query(self, whole: str = METADATA) -> dict[str, Any]:
         """Give what each request for it says; `whole` is how its metadata alone is called."""
@@ -160,7 +168,7 @@ async def _page(
         for item in page["items"] or ():
             found = collection.project(item)
             if found is not None:
-                objects[item["metadata"]["name"]] = found
+                objects[collection.name(item)] = found
         return str(page["metadata"]["resourceVersion"]), page["metadata"].get("continue")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(collection, "a list", error) from None
@@ -201,7 +209,7 @@ def _read(collection: Collection[P], kind: str, item: Object) -> tuple[str, Chan
     if kind not in _CHANGES:
         return version, Alive()
     found = None if kind == "DELETED" else collection.project(item)
-    return version, Changed(str(item["metadata"]["name"]), found)
+    return version, Changed(collection.name(item), found)
 
 
 def _unreadable(collection: Collection[P], what: str, error: Exception) -> LostError:
