@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from nodeagent import cores, keys, log, selinux, source
@@ -34,13 +33,11 @@ from nodeagent.realise import stock
 from nodeagent.realise.run import WORKER, Means
 from nodeagent.report import Problem, Report, clock
 from nodeagent.select import Node
-from nodeagent.serve import health
+from nodeagent.serve import endpoints, health
 from nodeagent.store import StoreFiles
 
 if TYPE_CHECKING:
     from nodeagent.agent.announce import Announcer
-
-SHUTDOWN_SECONDS = 2.0
 
 
 async def run(settings: AgentSettings) -> bool:
@@ -50,7 +47,7 @@ async def run(settings: AgentSettings) -> bool:
     loop, flow, nix = view.loop, view.flow, view.flow.means.nix
 
     async with (
-        _listening(view, settings),
+        endpoints.listening(health.app(view), settings.host, settings.port),
         _announcing(settings, view, logger) as announcer,
         view.selinux.explained(),
     ):
@@ -178,23 +175,6 @@ async def _announcing(
         pods = Pods(announcer.node, flow.report.clock, margin)
         view.collecting.holders = (Rollout(flow), pods)
         yield announcer
-
-
-@contextlib.asynccontextmanager
-async def _listening(view: AgentView, settings: AgentSettings) -> AsyncIterator[None]:
-    runner = web.AppRunner(health.app(view), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        yield
-    except OSError as error:
-        raise NodeAgentError(
-            Reason.SETTING_INVALID,
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "give another --port",
-        ) from None
-    finally:
-        await runner.cleanup()
 
 
 def gently(settings: AgentSettings) -> Sequence[str]:

@@ -7,10 +7,6 @@ and that is `certs`' business. What is missing to be asked, /readyz says.
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator
-from typing import Final
-
-from aiohttp import web
 
 from nodeagent import admission, certs, kube, log
 from nodeagent.config import ControllerSettings
@@ -19,12 +15,10 @@ from nodeagent.errors import NodeAgentError
 from nodeagent.fleet import Snapshot
 from nodeagent.kube import Api
 from nodeagent.metrics import ControllerMetrics
-from nodeagent.names import Reason
+from nodeagent.serve import endpoints
 from nodeagent.webhook import health, listen
 from nodeagent.webhook.app import Webhook
 from nodeagent.webhook.notice import Notices
-
-SHUTDOWN_SECONDS: Final = 1.0
 
 
 async def run(settings: ControllerSettings) -> None:
@@ -33,7 +27,10 @@ async def run(settings: ControllerSettings) -> None:
     async with kube.connected(settings.kubeconfig) as api:
         view = _compose(settings, api)
         with contextlib.closing(listen.bound(settings.host, settings.webhook_port)) as listener:
-            async with _listening(view, settings) as port, asyncio.TaskGroup() as tasks:
+            async with (
+                endpoints.listening(health.app(view), settings.host, settings.port) as port,
+                asyncio.TaskGroup() as tasks,
+            ):
                 tasks.create_task(view.snapshot.run(), name="snapshot")
                 tasks.create_task(view.certificates.run(), name="certificates")
                 logger.info("started", pod=settings.pod_name, port=port)
@@ -85,22 +82,3 @@ async def _until_told_to_end(view: ControllerView, drain_seconds: float) -> None
         view.webhook.leaving = True
         log.get().info("leaving", seconds=drain_seconds)
         await asyncio.sleep(drain_seconds)
-
-
-@contextlib.asynccontextmanager
-async def _listening(view: health.View, settings: ControllerSettings) -> AsyncIterator[int]:
-    """Answer probes and Prometheus; give the port."""
-    runner = web.AppRunner(health.app(view), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
-        except OSError as error:
-            raise NodeAgentError(
-                Reason.SETTING_INVALID,
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-                "give another --port",
-            ) from None
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
