@@ -152,10 +152,11 @@ def ask_the_service(real: Real) -> None:
 
 
 async def make_a_pod(real: Real) -> None:
-    """Make one where both webhooks are asked, without effect."""
-    pod = {**POD, "metadata": {"name": "asks", "labels": {names.LABEL_INJECT: "true"}}}
-    argv = ("-n", OPTED_IN, "create", "--dry-run=server", "-f", "-")
-    await asyncio.to_thread(real.admin.kubectl, *argv, stdin=json.dumps(pod))
+    """Make one for each webhook to be asked about, without effect."""
+    for labels in ({}, {names.LABEL_INJECT: "true"}):
+        pod = {**POD, "metadata": {"name": "asks", "labels": labels}}
+        argv = ("-n", OPTED_IN, "create", "--dry-run=server", "-f", "-")
+        await asyncio.to_thread(real.admin.kubectl, *argv, stdin=json.dumps(pod))
 
 
 async def until_asked(real: Real, webhook: Webhook) -> None:

@@ -142,6 +142,30 @@ async def test_cancelling_ends_the_group() -> None:
     assert await ended(pid)
 
 
+async def test_nothing_is_left_where_even_the_ending_is_cancelled() -> None:
+    pids: asyncio.Queue[int] = asyncio.Queue()
+    children = []
+
+    async def work() -> None:
+        stubborn = sh("trap '' TERM; echo $$; while :; do sleep 0.05; done")
+        async with process.started(stubborn) as child:
+            children.append(child)
+            pids.put_nowait(await told(child))
+            await child.wait()
+
+    task = asyncio.create_task(work())
+    pid = await pids.get()
+    for _ in range(3):  # as often as a loop that is being closed, and more
+        task.cancel()
+        await asyncio.sleep(0.05)
+        for one in asyncio.all_tasks() - {asyncio.current_task()}:
+            one.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert not runs(pid)
+    assert children[0].returncode == -signal.SIGKILL
+
+
 async def test_a_descendant_that_fled_the_group_does_not_outlast_the_time_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -121,6 +121,18 @@ def _cannot_start(argv: Sequence[str], cause: str) -> NodeAgentError:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
+    """End the group: in order, or at once where a loop that ends leaves no time for that."""
+    try:
+        await _end_in_order(child)
+    except asyncio.CancelledError:
+        _signal(child.pid, signal.SIGKILL)
+        transport = child._transport  # type: ignore[attr-defined]  # noqa: SLF001 no public way
+        transport.close()
+        transport.get_extra_info("subprocess").wait(GRACE_SECONDS)
+        raise
+
+
+async def _end_in_order(child: asyncio.subprocess.Process) -> None:
     """End the group, politely first if its leader still runs."""
     if child.returncode is None:
         _signal(child.pid, signal.SIGTERM)

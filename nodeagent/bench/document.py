@@ -18,7 +18,8 @@ _HOW: Final = (
 )
 _COMMANDS: Final = {  # where it is not `nodeagent bench`
     "cluster": "make bench-cluster",
-    "snapshot": "python -m integration.measure_snapshot",
+    "snapshot": "make bench-cluster",
+    "webhook-cluster": "make bench-cluster",
 }
 _GIB: Final = 1 << 30
 
