@@ -153,7 +153,7 @@ async def test_gates_of_an_earlier_boot_are_not_believed(tmp_path: Path) -> None
     shutil.rmtree(site.cache)
     async with node.agent():
         await node.until_problem(Reason.NAR_MISSING)
-        assert not (node.run_dir / "store").exists()
+        assert not (node.run_dir / "profiles/ds").exists()
         assert (await node.get("/readyz"))[0] == 503
 
 
