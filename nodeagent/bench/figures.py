@@ -23,10 +23,11 @@ class Figure:
 
 
 def figure(name: str, runs: Iterable[float], unit: str, target: float | None = None) -> Figure:
-    """Take the median of some runs."""
+    """Take the median of some runs; it is judged before it is rounded."""
     taken = [float(f"{one:.4g}") for one in runs]
-    value = float(f"{statistics.median(taken):.3g}")
-    return Figure(name, value, unit, target, None if target is None else value <= target, taken)
+    median = statistics.median(taken)
+    ok = None if target is None else median <= target
+    return Figure(name, float(f"{median:.3g}"), unit, target, ok, taken)
 
 
 def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], target: float) -> Figure:
