@@ -144,12 +144,10 @@ async def test_cancelling_ends_the_group() -> None:
 
 async def test_nothing_is_left_where_even_the_ending_is_cancelled() -> None:
     pids: asyncio.Queue[int] = asyncio.Queue()
-    children = []
 
     async def work() -> None:
         stubborn = sh("trap '' TERM; echo $$; while :; do sleep 0.05; done")
         async with process.started(stubborn) as child:
-            children.append(child)
             pids.put_nowait(await told(child))
             await child.wait()
 
@@ -162,8 +160,8 @@ async def test_nothing_is_left_where_even_the_ending_is_cancelled() -> None:
             one.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
-    assert not runs(pid)
-    assert children[0].returncode == -signal.SIGKILL
+    # How it ended is not known: asyncio's own watcher reaps it, too, and may come second.
+    assert await ended(pid)
 
 
 async def test_a_descendant_that_fled_the_group_does_not_outlast_the_time_out(
