@@ -17,6 +17,7 @@ from nodeagent.admission import predicates
 from nodeagent.admission.decision import Object, Refusal
 from nodeagent.admission.fleet import Fleet, Node
 from nodeagent.admission.ground import MAX_AGE_SECONDS, Ground, Latest
+from nodeagent.admission.patch import pointer
 from nodeagent.admission.predicates import EXPRESSIONS, FIELDS, NAME, REQUIRED
 from nodeagent.names import CONDITION, LABEL_PROFILE_PREFIX, LABEL_READY, Kind, Outcome
 from nodeagent.policy import Policy
@@ -170,7 +171,7 @@ def _selecting(selector: object, labels: Mapping[str, str]) -> list[Object]:
         return [_add("/spec/nodeSelector", dict(labels))] if labels else []
     there = selector if isinstance(selector, Mapping) else labels
     return [
-        _add(f"/spec/nodeSelector/{_escaped(key)}", value)
+        _add(pointer("spec", "nodeSelector", key), value)
         for key, value in labels.items()
         if key not in there
     ]
@@ -212,10 +213,6 @@ def _not_in(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _add(path: str, value: object) -> Object:
     return {"op": "add", "path": path, "value": value}
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _spec(pod: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -92,6 +92,7 @@ class Pods(Holder):
     async def containers(self) -> Sequence[Container]:
         """List them as they were at the last look, and look anew where that was long ago."""
         if self._known_at is None or abs(self.clock() - self._known_at) > LATE:
+            self._known_at = self.clock()  # also where nobody answers, who is not asked each time
             with contextlib.suppress(NodeAgentError):
                 await self._look()
         return self._known
